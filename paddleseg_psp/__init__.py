@@ -1,0 +1,7 @@
+"""PSPNet and PSANet for PaddlePaddle: training, evaluation, export and deployment."""
+
+from paddleseg_psp import environment
+
+__version__ = "0.1.0"
+
+environment.configure()  # before paddle is imported: it reads these variables only once

@@ -1,0 +1,69 @@
+"""Every command-line argument, defined once, by PaddleSeg's names."""
+
+import argparse
+
+_SIZE = {"nargs": 2, "type": int, "metavar": ("W", "H"), "default": None}
+
+_ARGUMENTS = {
+    "config": {"help": "YAML configuration; a path with backslashes is understood too"},
+    "opts": {"nargs": "+", "metavar": "KEY=VALUE", "help": "override values of the configuration, e.g. model.dropout=0.2"},
+    "device": {
+        "default": "gpu",
+        "choices": ["cpu", "gpu"],
+        "help": "where to compute; gpu falls back to cpu where there is none",
+    },
+    "debug": {"action": "store_true", "help": "show the traceback of an error"},
+    "model_path": {"help": "weights, a .pdparams file"},
+    "save_dir": {"help": "folder for what the command writes"},
+    "num_workers": {"type": int, "default": 0, "help": "processes that read data; 0 reads in the main one"},
+    "precision": {
+        "default": "fp32",
+        "choices": ["fp32", "fp16", "bf16"],
+        "help": "fp16 and bf16 compute in mixed precision",
+    },
+    "amp_level": {"default": "O1", "choices": ["O1", "O2"], "help": "how much of the network mixed precision covers"},
+    # training
+    "iters": {"type": int, "help": "iterations in all"},
+    "batch_size": {"type": int, "help": "images an iteration and card"},
+    "learning_rate": {"type": float, "help": "initial learning rate"},
+    "save_interval": {"type": int, "default": 1000, "help": "iterations between checkpoints (and evaluations)"},
+    "log_iters": {"type": int, "default": 10, "help": "iterations between log lines"},
+    "keep_checkpoint_max": {"type": int, "default": 5, "help": "checkpoints kept; 0 keeps all"},
+    "resume_model": {"help": "checkpoint folder to go on from, e.g. output/iter_1000"},
+    "do_eval": {"action": "store_true", "help": "evaluate at each checkpoint and keep the best model"},
+    "use_vdl": {"action": "store_true", "help": "write scalars for VisualDL"},
+    "seed": {"type": int, "help": "seed of all random numbers"},
+    # evaluation and prediction
+    "aug_eval": {"action": "store_true", "help": "average over scales and flips"},
+    "aug_pred": {"action": "store_true", "help": "average over scales and flips"},
+    "scales": {"nargs": "+", "type": float, "default": [1.0], "help": "scales to average over"},
+    "flip_horizontal": {"action": "store_true", "help": "average over horizontal flips"},
+    "flip_vertical": {"action": "store_true", "help": "average over vertical flips"},
+    "is_slide": {"action": "store_true", "help": "predict by a sliding window"},
+    "crop_size": {**_SIZE, "help": "size of the window, width then height"},
+    "stride": {**_SIZE, "help": "step of the window, width then height"},
+    "image_path": {"help": "an image, a folder, or a text file listing images"},
+    "custom_color": {"nargs": "+", "type": int, "help": "red, green, blue of the first class, the second, …"},
+    # export
+    "input_shape": {
+        "nargs": "+",
+        "type": int,
+        "metavar": "SIZE",
+        "help": "N C H W to fix the input's shape, -1 for what may vary; all but C varies by default",
+    },
+    "output_op": {
+        "default": "argmax",
+        "choices": ["argmax", "softmax", "none"],
+        "help": "what the exported network ends with",
+    },
+}
+_COMMON = ("config", "opts", "device", "debug")
+
+
+def parser(description, *names, **defaults):
+    """Returns a parser with the common arguments and those named; `defaults` replaces their defaults."""
+    result = argparse.ArgumentParser(description=description)
+    for name in (*_COMMON, *names):
+        result.add_argument(f"--{name}", **_ARGUMENTS[name])
+    result.set_defaults(**defaults)
+    return result

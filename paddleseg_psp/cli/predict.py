@@ -1,0 +1,61 @@
+"""`predict.py`: coloured masks for images."""
+
+from paddleseg.utils import get_image_list
+
+from paddleseg_psp.cli import arguments
+from paddleseg_psp.cli.device import set_up
+from paddleseg_psp.cli.inputs import LOOKING, looking_options, trained_model
+from paddleseg_psp.cli.run import run
+from paddleseg_psp.config import Config
+from paddleseg_psp.engine import predict
+from paddleseg_psp.errors import UserError
+
+
+def main(argv=None):
+    parser = arguments.parser(
+        "Write overlays and coloured masks for images.",
+        "model_path", "image_path", "save_dir", "aug_pred", "custom_color", *LOOKING,
+        save_dir="./output/result",
+    )  # fmt: skip
+    run(_predict, parser.parse_args(argv))
+
+
+def _predict(args):
+    config = Config(args.config, args.opts)
+    options = looking_options(args)
+    images, folder = find_images(args.image_path)
+    set_up(args.device)
+    model = trained_model(config, args.model_path)
+    predict(
+        model,
+        config.build_transforms(),
+        images,
+        folder,
+        args.save_dir,
+        aug_pred=args.aug_pred,
+        palette=_palette(args.custom_color, config),
+        **options,
+    )
+
+
+def find_images(path):
+    """Returns the images that --image_path means, and the folder they are named from (None for a single image).
+
+    Raises:
+        UserError: no path, nothing there, or no image in it.
+    """
+    if path is None:
+        raise UserError("--image_path is missing: name an image, a folder, or a text file listing images")
+    try:
+        images, folder = get_image_list(path)
+    except (FileNotFoundError, RuntimeError, UnicodeDecodeError) as error:
+        raise UserError(f"--image_path {path}: {error}")
+    return sorted(images), folder
+
+
+def _palette(custom, config):
+    if custom is None:
+        return config.palette()
+    if len(custom) % 3 or not all(0 <= value <= 255 for value in custom):
+        raise UserError("--custom_color takes three numbers from 0 to 255 for each class")
+    return [custom[i : i + 3] for i in range(0, len(custom), 3)]

@@ -1,0 +1,260 @@
+"""Configuration: a YAML file with inheritance and overrides, checked, and the components built from it."""
+
+import ast
+import inspect
+import os
+import re
+
+import yaml
+from paddle.optimizer import lr as schedulers
+
+from paddleseg_psp import data, losses, models, registry  # noqa: F401 (data, losses and models register their components)
+from paddleseg_psp.errors import UserError
+
+_REQUIRED = ("batch_size", "iters", "train_dataset", "optimizer", "lr_scheduler", "loss", "model")
+_TOP_LEVEL = (*_REQUIRED, "val_dataset", "test_config")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-5 as a number, which YAML 1.1 takes for a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def resolve_path(path):
+    """Returns the file that a `--config` argument means.
+
+    A path written for Windows is taken with `/`, and one whose backslashes an unquoting shell has eaten is looked for below
+    configs/.
+
+    Raises:
+        UserError: no such file; the message has the nearest ones.
+    """
+    if path is None:
+        raise UserError("--config is missing: name a YAML file, e.g. --config configs/pspnet/pspnet_resnet18_demo.yml")
+    for candidate in (path, path.replace("\\", "/")):
+        if os.path.isfile(candidate):
+            return candidate
+    known = [
+        os.path.join(folder, name) for folder, _, names in os.walk("configs") for name in names if name.endswith(".yml")
+    ]
+    for candidate in known:
+        if candidate.replace(os.sep, "") == path:
+            return candidate
+    raise UserError(f"--config: there is no file {path}{registry.suggestion(path, known) if known else ''}")
+
+
+def read_yaml(path, seen=()):
+    """Returns the mapping in a YAML file, merged over those its `_base_` names (relative to the file).
+
+    `_inherited_: false` in a mapping drops what it would inherit, as in PaddleSeg.
+
+    Raises:
+        UserError: no such file, invalid YAML, no mapping, or files that inherit from each other in a circle.
+    """
+    if path in seen:
+        raise UserError(f"{path}: _base_ leads back to this file ({' -> '.join(seen)})")
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.load(file, _Loader)
+    except OSError as error:
+        raise UserError(f"{path}{f' (named in {seen[-1]})' if seen else ''} cannot be read: {error.strerror}")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}")
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping of keys to values at the top")
+    bases = content.pop("_base_", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        content = _merge(content, read_yaml(os.path.join(os.path.dirname(path), base), (*seen, path)))
+    return content
+
+
+def _merge(new, base):
+    if not new.get("_inherited_", True):
+        return {key: value for key, value in new.items() if key != "_inherited_"}
+    merged = dict(base)
+    for key, value in new.items():
+        nested = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(value, base[key]) if nested else value
+    return merged
+
+
+def _parse_value(text):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return yaml.load(text, _Loader)
+
+
+def apply_overrides(data, overrides):
+    """Sets `key.subkey=value` items in nested data; a number steps into a list.
+
+    Raises:
+        UserError: no '=', or a key whose parent is not there.
+    """
+    for item in overrides or ():
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"--opts takes KEY=VALUE items such as batch_size=1, not {item!r}")
+        *parents, last = key.split(".")
+        target = data
+        for depth, name in enumerate([*parents, last]):
+            where = ".".join(key.split(".")[:depth])
+            if isinstance(target, list):
+                if not name.isdigit() or int(name) >= len(target):
+                    raise UserError(f"--opts {key}: {where} is a list of {len(target)}: give an index into it, not {name!r}")
+                name = int(name)
+            elif not isinstance(target, dict):
+                raise UserError(f"--opts {key}: {where} is a single value and has no keys")
+            elif depth < len(parents) and name not in target:
+                raise UserError(f"--opts {key}: there is no key {name!r}{registry.suggestion(name, target)}")
+            if depth == len(parents):
+                target[name] = _parse_value(value)
+            else:
+                target = target[name]
+
+
+class Config:
+    """A configuration, checked; its methods build what it describes.
+
+    Args:
+        path (str): YAML file; see `resolve_path` and `read_yaml`.
+        overrides (list of str): `key.subkey=value` items; see `apply_overrides`.
+        iters, batch_size, learning_rate: replace the values in the file unless None.
+
+    Raises:
+        UserError: with the file, the key, and what is allowed there.
+    """
+
+    def __init__(self, path, overrides=None, iters=None, batch_size=None, learning_rate=None):
+        self.path = resolve_path(path)
+        self.data = read_yaml(self.path)
+        apply_overrides(self.data, overrides)
+        for key in self.data:
+            if key not in _TOP_LEVEL:
+                raise UserError(f"{self.path}: {key}: unknown key{registry.suggestion(key, _TOP_LEVEL)}")
+        for key in _REQUIRED:
+            if key not in self.data:
+                raise UserError(f"{self.path}: the key {key!r} is missing")
+        if iters is not None:
+            self.data["iters"] = iters
+        if batch_size is not None:
+            self.data["batch_size"] = batch_size
+        if learning_rate is not None:
+            self.data["lr_scheduler"]["learning_rate"] = learning_rate
+        for key in ("iters", "batch_size"):
+            if not isinstance(self.data[key], int) or self.data[key] < 1:
+                raise UserError(f"{self.path}: {key}: expected a whole number above 0, found {self.data[key]!r}")
+
+    def __str__(self):
+        return yaml.safe_dump(self.data, sort_keys=False)
+
+    def _where(self, key):
+        return f"{self.path}: {key}"
+
+    @property
+    def iters(self):
+        return self.data["iters"]
+
+    @property
+    def batch_size(self):
+        return self.data["batch_size"]
+
+    def test_options(self, function):
+        """Returns the mapping `test_config`, whose keys must be arguments of `function`."""
+        options = self.data.get("test_config") or {}
+        registry.check_arguments(function, options, self._where("test_config"))
+        return dict(options)
+
+    def _dataset_constant(self, key, constant):
+        """Returns what the training data set says of itself: a key of its mapping, or a constant of its class."""
+        spec = self.data["train_dataset"]
+        if key in spec:
+            return spec[key]
+        return getattr(registry.find(spec.get("type"), self._where("train_dataset.type")), constant, None)
+
+    def palette(self):
+        """Returns the (red, green, blue) colour of each class, or None where the data set names none."""
+        return self._dataset_constant("palette", "PALETTE")
+
+    def build_dataset(self, key):
+        """Returns the data set under the key `train_dataset` or `val_dataset`."""
+        if key not in self.data:
+            raise UserError(f"{self.path}: the key {key!r} is missing, and this command needs it")
+        return registry.build(self.data[key], self._where(key))
+
+    def build_transforms(self, key="val_dataset"):
+        """Returns the list of transforms of a data set, without looking for the data."""
+        specs = self.data.get(key, {}).get("transforms", [])
+        return [registry.build(spec, self._where(f"{key}.transforms.{i}")) for i, spec in enumerate(specs)]
+
+    def build_model(self):
+        """Returns the network, with its number of classes and its crop size taken from the training data set if not given."""
+        classes = self._dataset_constant("num_classes", "NUM_CLASSES")
+        spec = dict(self.data["model"])
+        if classes is not None and spec.setdefault("num_classes", classes) != classes:
+            raise UserError(
+                f"{self._where('model.num_classes')}: {spec['num_classes']}, but the training data set has {classes} classes"
+            )
+        return registry.build(spec, self._where("model"), crop_size=self._crop_size())
+
+    def _crop_size(self):
+        """Returns the (height, width) that training images have after the transforms, or None where it varies."""
+        for spec in reversed(self.data["train_dataset"].get("transforms") or []):
+            size = spec.get("crop_size", spec.get("target_size")) if isinstance(spec, dict) else None
+            if size is not None:
+                return tuple(size[::-1])  # transforms have (width, height), as PaddleSeg
+        return None
+
+    def build_losses(self):
+        """Returns a list of (weight, loss), one for each output of the network."""
+        spec, where = self.data["loss"], self._where("loss")
+        if not isinstance(spec, dict) or set(spec) != {"types", "coef"}:
+            raise UserError(f"{where}: expected the keys 'types' (a list of losses) and 'coef' (a list of weights)")
+        types, weights = spec["types"], spec["coef"]
+        if len(types) == 1:
+            types = types * len(weights)
+        if len(types) != len(weights):
+            raise UserError(f"{where}: {len(types)} types but {len(weights)} coef; give one type for all, or one for each coef")
+        ignored = self._dataset_constant("ignore_index", "IGNORE_INDEX")
+        for index, item in enumerate(types):
+            if ignored is not None and item.get("ignore_index", ignored) != ignored:
+                raise UserError(
+                    f"{where}.types.{index}.ignore_index: {item['ignore_index']}, but the data set ignores {ignored}"
+                )
+        defaults = {} if ignored is None else {"ignore_index": ignored}
+        losses = [registry.build(item, f"{where}.types.{index}", **defaults) for index, item in enumerate(types)]
+        return list(zip(weights, losses))
+
+    def build_scheduler(self):
+        """Returns the learning-rate schedule: a class of paddle.optimizer.lr, with PaddleSeg's linear warm-up on request."""
+        where = self._where("lr_scheduler")
+        spec = dict(self.data["lr_scheduler"])
+        name, warmup, start = spec.pop("type", None), spec.pop("warmup_iters", 0), spec.pop("warmup_start_lr", 0.0)
+        known = [
+            item for item, value in vars(schedulers).items()
+            if inspect.isclass(value) and issubclass(value, schedulers.LRScheduler)
+        ]  # fmt: skip
+        if name not in known:
+            raise UserError(f"{where}.type: there is no schedule {name!r}{registry.suggestion(name, known)}")
+        if name == "PolynomialDecay":
+            spec.setdefault("decay_steps", max(self.iters - warmup, 1))
+        registry.check_arguments(getattr(schedulers, name), spec, where)
+        try:
+            schedule = getattr(schedulers, name)(**spec)
+            if warmup:
+                schedule = schedulers.LinearWarmup(schedule, warmup, start, spec["learning_rate"])
+        except Exception as error:
+            raise UserError(f"{where}: {name} could not be built: {' '.join(str(error).split())}") from error
+        return schedule
+
+    def build_optimizer(self, model, schedule):
+        """Returns the optimizer of paddleseg for the parameters of a network; `SGD` with momentum means `Momentum`."""
+        spec = dict(self.data["optimizer"])
+        spec["type"] = {"sgd": "SGD", "adam": "Adam"}.get(spec.get("type"), spec.get("type"))
+        if spec["type"] == "SGD" and "momentum" in spec:
+            spec["type"] = "Momentum"
+        return registry.build(spec, self._where("optimizer"))(model, schedule)

@@ -1,0 +1,100 @@
+"""Evaluation of a network on a labelled data set."""
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from paddleseg.core import infer
+from paddleseg.utils import logger
+
+from paddleseg_psp.data import CheckedDataset
+from paddleseg_psp.engine.metrics import ConfusionMatrix
+from paddleseg_psp.engine.precision import autocast
+from paddleseg_psp.engine.progress import track
+
+
+@paddle.no_grad()
+def evaluate(
+    model,
+    eval_dataset,
+    aug_eval=False,
+    scales=1.0,
+    flip_horizontal=False,
+    flip_vertical=False,
+    is_slide=False,
+    stride=None,
+    crop_size=None,
+    num_workers=0,
+    precision="fp32",
+    amp_level="O1",
+    print_detail=True,
+):
+    """Compares a network's predictions with the labels of a data set; each of several processes takes its share.
+
+    Args:
+        model (Layer): returns a list whose first entry has the logits.
+        eval_dataset: a data set of paddleseg or this package, mode "val".
+        aug_eval (bool): average logits over `scales` (float or list) and flips.
+        is_slide (bool): predict windows of crop_size (width, height) at steps of stride (width, height).
+        num_workers (int): processes that read files.
+        precision, amp_level: see `paddleseg_psp.engine.precision`.
+        print_detail (bool): show a progress bar and log the metrics.
+
+    Returns:
+        ConfusionMatrix: over all images.
+    """
+    model.eval()
+    dataset, matrix = CheckedDataset(eval_dataset), ConfusionMatrix(eval_dataset.num_classes, eval_dataset.ignore_index)
+    share = paddle.io.Subset(dataset, range(dist.get_rank(), len(dataset), dist.get_world_size()))
+    loader = paddle.io.DataLoader(share, batch_size=1, num_workers=num_workers)
+    if print_detail:
+        logger.info(f"Start evaluating (total_samples: {len(dataset)}, total_iters: {len(loader)})...")
+    windows = {"is_slide": is_slide, "stride": stride, "crop_size": crop_size}
+    shown = print_detail and dist.get_rank() == 0
+    for sample in track(loader, len(loader), "[EVAL]") if shown else loader:
+        with autocast(precision, amp_level):
+            pred = predict_classes(
+                model, sample["img"], sample["trans_info"], aug_eval, scales, flip_horizontal, flip_vertical, **windows
+            )
+        matrix.update(pred, sample["label"].numpy()[0])
+    if dist.get_world_size() > 1:
+        counts = paddle.to_tensor(matrix.counts)
+        dist.all_reduce(counts)
+        matrix.counts = counts.numpy()
+    if print_detail:
+        log_metrics(matrix, len(dataset), dataset.class_names)
+    return matrix
+
+
+def predict_classes(
+    model, image, trans_info, augment, scales, flip_horizontal, flip_vertical, is_slide, stride, crop_size
+):
+    """Returns the classes [H, W] (int32 array) that a network gives an image tensor [1, 3, h, w], at the original size."""
+    windows = {"is_slide": is_slide, "stride": stride, "crop_size": crop_size}
+    if augment:
+        scales = [float(scale) for scale in np.atleast_1d(scales)]
+        pred, _ = infer.aug_inference(model, image, trans_info, scales, flip_horizontal, flip_vertical, **windows)
+    else:
+        pred, _ = infer.inference(model, image, trans_info, **windows)
+    return pred.numpy()[0, 0]
+
+
+def log_metrics(matrix, images, class_names=None):
+    """Logs the metrics of a confusion matrix, the first line in PaddleSeg's format."""
+    logger.info(
+        f"[EVAL] #Images: {images} mIoU: {matrix.mean_iou():.4f} Acc: {matrix.pixel_accuracy():.4f} "
+        f"Kappa: {matrix.kappa():.4f} Dice: {matrix.mean_dice():.4f}"
+    )
+    absent = int((~matrix.present()).sum())
+    left_out = f" (of {matrix.num_classes - absent} classes; {absent} occur nowhere and are left out)" if absent else ""
+    logger.info(f"[EVAL] mAcc: {matrix.mean_accuracy():.4f}{left_out}")
+    logger.info("[EVAL] Class IoU: \n" + str(np.round(matrix.class_iou(), 4)))
+    logger.info("[EVAL] Class Precision: \n" + str(np.round(matrix.class_precision(), 4)))
+    logger.info("[EVAL] Class Recall: \n" + str(np.round(matrix.class_accuracy(), 4)))
+    if class_names:
+        width = max(map(len, class_names))
+        rows = [
+            f"  {name:<{width}}  {iou:7.4f}  {accuracy:7.4f}"
+            for name, iou, accuracy in zip(class_names, matrix.class_iou(), matrix.class_accuracy())
+            if not np.isnan(iou)
+        ]
+        logger.info("\n".join([f"[EVAL] {'class':<{width}}      IoU      Acc", *rows]))

@@ -1,0 +1,69 @@
+"""Predictions of a network for images, as pictures."""
+
+import os
+
+import cv2
+import numpy as np
+import paddle
+from paddleseg.transforms import Compose
+from paddleseg.utils import logger
+
+from paddleseg_psp.data import read_image
+from paddleseg_psp.engine.evaluator import predict_classes
+from paddleseg_psp.engine.progress import track
+from paddleseg_psp.files import atomic_path, require_writable
+from paddleseg_psp.visual import color_map, overlay, save_index_png
+
+
+@paddle.no_grad()
+def predict(
+    model,
+    transforms,
+    image_list,
+    image_dir=None,
+    save_dir="output",
+    aug_pred=False,
+    scales=1.0,
+    flip_horizontal=False,
+    flip_vertical=False,
+    is_slide=False,
+    stride=None,
+    crop_size=None,
+    palette=None,
+):
+    """Writes <save_dir>/added_prediction/ (overlays) and <save_dir>/pseudo_color_prediction/ (palette PNGs of class indices).
+
+    Args:
+        model (Layer): returns a list whose first entry has the logits.
+        transforms (list): what images go through, as in evaluation.
+        image_list (list of str): paths.
+        image_dir (str|None): predictions keep the images' paths relative to it; None takes the base names.
+        aug_pred, scales, flip_horizontal, flip_vertical, is_slide, stride, crop_size: see `evaluate`.
+        palette: a (red, green, blue) colour for each class; None takes PaddleSeg's colours.
+    """
+    require_writable(save_dir)
+    model.eval()
+    compose, colors = Compose(transforms), color_map(palette)
+    overlays, indices = (os.path.join(save_dir, name) for name in ("added_prediction", "pseudo_color_prediction"))
+    logger.info("Start to predict...")
+    for path in track(image_list, len(image_list), "[PREDICT]"):
+        image = read_image(path)
+        sample = compose({"img": image, "gt_fields": []})
+        pred = predict_classes(
+            model,
+            paddle.to_tensor(sample["img"][np.newaxis]),
+            sample["trans_info"],
+            aug_pred,
+            scales,
+            flip_horizontal,
+            flip_vertical,
+            is_slide,
+            stride,
+            crop_size,
+        ).astype(np.uint8)
+        name = os.path.relpath(path, image_dir) if image_dir else os.path.basename(path)
+        with atomic_path(os.path.join(overlays, name)) as target:
+            cv2.imwrite(target, overlay(image.astype(np.uint8), pred, colors))
+        with atomic_path(os.path.join(indices, os.path.splitext(name)[0] + ".png")) as target:
+            save_index_png(target, pred, colors)
+    logger.info(f"Predicted images are saved in {overlays} and {indices} .")

@@ -1,0 +1,86 @@
+"""Cross-entropy over pixels, plain and on the hardest pixels; paddleseg's own do not run on Paddle 3."""
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from paddleseg_psp.registry import register
+
+
+class _PixelLoss(nn.Layer):
+    def __init__(self, weight, ignore_index):
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.class_weight = None if weight is None else paddle.to_tensor(weight, dtype="float32")
+
+    def _pixel_losses(self, logits, label):
+        """Returns the loss of each pixel and its weight (0 where ignored), both [N, H, W]."""
+        label = label.astype("int64")
+        valid = label != self.ignore_index
+        label = paddle.where(valid, label, paddle.zeros_like(label))
+        loss = F.cross_entropy(logits, label.unsqueeze(1), reduction="none", axis=1).squeeze(1)
+        weight = valid.astype(loss.dtype)
+        if self.class_weight is not None:
+            if len(self.class_weight) != logits.shape[1]:
+                raise ValueError(f"the loss has {len(self.class_weight)} class weights for {logits.shape[1]} classes")
+            weight = weight * self.class_weight[label]
+        return loss, weight
+
+
+@register
+class CrossEntropyLoss(_PixelLoss):
+    """Cross-entropy of logits [N, C, H, W] with labels [N, H, W], averaged over pixels -> scalar.
+
+    Args:
+        weight (list of float|None): a weight for each class; the average is then weighted.
+        ignore_index (int): the label value that counts for nothing.
+        top_k_percent_pixels (float): average over this share of the pixels, those with the largest loss.
+        avg_non_ignore (bool): divide by the weight of the pixels that count; False divides by the number of all pixels, as
+            mmsegmentation does.
+    """
+
+    def __init__(self, weight=None, ignore_index=255, top_k_percent_pixels=1.0, avg_non_ignore=True):
+        super().__init__(weight, ignore_index)
+        if not 0 < top_k_percent_pixels <= 1:
+            raise ValueError(f"top_k_percent_pixels must be above 0 and at most 1, not {top_k_percent_pixels}")
+        self.top_k_percent_pixels = top_k_percent_pixels
+        self.avg_non_ignore = avg_non_ignore
+
+    def forward(self, logits, label):
+        loss, weight = self._pixel_losses(logits, label)
+        loss, weight = (loss * weight).flatten(), weight.flatten()
+        if self.top_k_percent_pixels < 1:
+            loss, chosen = paddle.topk(loss, max(1, int(self.top_k_percent_pixels * loss.shape[0])))
+            weight = paddle.gather(weight, chosen)
+        if not self.avg_non_ignore:
+            return loss.mean()
+        return loss.sum() / paddle.clip(weight.sum(), min=1e-8)
+
+
+@register
+class OhemCrossEntropyLoss(_PixelLoss):
+    """Cross-entropy over hard pixels only: those whose true class has a probability below `thresh`, at least `min_kept`.
+
+    Online hard example mining; arguments as in PaddleSeg.
+
+    Args:
+        thresh (float): the probability above which a pixel is easy.
+        min_kept (int): keep at least this many pixels of the batch, the hardest ones.
+        ignore_index (int): the label value that counts for nothing.
+        weight (list of float|None): a weight for each class.
+    """
+
+    def __init__(self, thresh=0.7, min_kept=10000, ignore_index=255, weight=None):
+        super().__init__(weight, ignore_index)
+        self.thresh = thresh
+        self.min_kept = min_kept
+
+    def forward(self, logits, label):
+        loss, weight = self._pixel_losses(logits, label)
+        loss, weight = loss.flatten(), weight.flatten()
+        probability = paddle.exp(-loss.detach())
+        probability = paddle.where(weight > 0, probability, paddle.full_like(probability, 2.0))  # ignored ones come last
+        kept = min(self.min_kept, probability.shape[0])
+        threshold = paddle.clip(paddle.kthvalue(probability, kept)[0], min=self.thresh) if kept else self.thresh
+        weight = weight * (probability <= threshold).astype(weight.dtype)
+        return (loss * weight).sum() / paddle.clip(weight.sum(), min=1e-8)

@@ -1,0 +1,19 @@
+"""Backbones of this package; ResNet18_vd, ResNet50_vd, ResNet101_vd and others come from paddleseg."""
+
+import paddle
+
+from paddleseg_psp.models.backbones.resnet_v1c import ResNet50_v1c, ResNet101_v1c, ResNetV1c
+
+__all__ = ["ResNet50_v1c", "ResNet101_v1c", "ResNetV1c", "output_stride"]
+
+
+@paddle.no_grad()
+def output_stride(backbone, index):
+    """Returns how many pixels of the image one position of feature map `index` stands for, found on a small input."""
+    side, was_training = 64, backbone.training
+    channels = next(parameter.shape[1] for parameter in backbone.parameters() if parameter.ndim == 4)
+    backbone.eval()
+    height = backbone(paddle.zeros([1, channels, side, side]))[index].shape[2]
+    if was_training:
+        backbone.train()
+    return side // height

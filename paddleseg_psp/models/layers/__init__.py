@@ -1,0 +1,5 @@
+from paddleseg_psp.models.layers.point_wise_attention import PointWiseSpatialAttention, covering_mask_size
+from paddleseg_psp.models.layers.pyramid_pooling import PyramidPooling
+from paddleseg_psp.models.layers.resize import resize, spatial_size
+
+__all__ = ["PointWiseSpatialAttention", "PyramidPooling", "covering_mask_size", "resize", "spatial_size"]

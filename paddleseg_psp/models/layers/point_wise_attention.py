@@ -1,0 +1,153 @@
+"""The point-wise spatial attention module of PSANet."""
+
+import paddle
+from paddle import nn
+from paddleseg.models.layers import ConvBNReLU
+
+from paddleseg_psp.models.layers.resize import resize, spatial_size
+from paddleseg_psp.ops import psa_attention
+
+PSA_TYPES = ("collect", "distribute", "bi-direction")  # PaddleSeg's 0, 1, 2 are the positions in this list
+CONVENTIONS = ("semseg", "mmsegmentation")
+
+
+def covering_mask_size(size, shrink_factor, output_stride=8, compact=False):
+    """Returns the smallest mask (height, width) with which every position of the shrunk feature map reaches every other.
+
+    Args:
+        size: the (height, width) of the input image, in pixels.
+        shrink_factor (int): the shrinking in front of the attention.
+        output_stride (int): pixels of the image per position of the backbone's feature map.
+        compact (bool): the mask of compact mode, which is the feature map itself.
+    """
+    shrunk = [(side - 1) // (output_stride * shrink_factor) + 1 for side in size]
+    return tuple(shrunk) if compact else tuple(2 * side - 1 for side in shrunk)
+
+
+class PointWiseSpatialAttention(nn.Layer):
+    """Lets each position gather from, and spread to, all others by learnt weights: [N, C, H, W] -> [N, 2C, H, W].
+
+    The result is the input concatenated with the attended feature. Source: Zhao et al., PSANet (ECCV 2018), section 3, and the
+    authors' implementation (semseg); parameter names and the order of the two branches ([distribute, collect]) are those of
+    PSANet_paddle.
+
+    Args:
+        in_channels (int): C.
+        mid_channels (int): channels inside the attention.
+        psa_type (str|int): "collect", "distribute" or "bi-direction", or PaddleSeg's 0, 1, 2.
+        compact (bool): predict the attention over the whole map directly instead of over a mask around each position; then
+            (mask_h, mask_w) must be the shrunk map, and inputs of another size are refused.
+        shrink_factor (int): shrinks the map by this factor before attention; 1 leaves it.
+        mask_h, mask_w (int): the mask in positions of the shrunk map, both odd; see `covering_mask_size`.
+        normalization_factor (float|None): the attended feature is divided by it; None means mask_h * mask_w.
+        psa_softmax (bool): softmax over each position's weights.
+        convention (str): "semseg" shrinks to (h - 1) // factor + 1 with aligned corners. "mmsegmentation" does so only where
+            both sides are no multiples of the factor, otherwise shrinks to h // factor with corners not aligned; it pads the
+            projection by 1, and in compact mode of a single branch transposes collect where semseg transposes distribute.
+        align_corners (bool): used by "mmsegmentation" alone, for resizing when shrink_factor is 1.
+
+    Raises:
+        ValueError: an option outside the allowed ones, an even mask, or in compact mode an input of another size.
+    """
+
+    def __init__(
+        self,
+        in_channels,
+        mid_channels=512,
+        psa_type="bi-direction",
+        compact=False,
+        shrink_factor=2,
+        mask_h=59,
+        mask_w=59,
+        normalization_factor=1.0,
+        psa_softmax=True,
+        convention="semseg",
+        align_corners=True,
+    ):
+        super().__init__()
+        self.psa_type = PSA_TYPES[psa_type] if psa_type in (0, 1, 2) else psa_type
+        if self.psa_type not in PSA_TYPES:
+            raise ValueError(f"psa_type must be one of {', '.join(PSA_TYPES)} or 0, 1, 2, not {psa_type!r}")
+        if convention not in CONVENTIONS:
+            raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, not {convention!r}")
+        if not compact and (mask_h % 2 == 0 or mask_w % 2 == 0):
+            raise ValueError(f"mask_h and mask_w must be odd, so that the mask has a centre, not {mask_h} and {mask_w}")
+        if shrink_factor < 1:
+            raise ValueError(f"shrink_factor must be at least 1, not {shrink_factor}")
+        self.compact = compact
+        self.shrink_factor = shrink_factor
+        self.mask_size = (mask_h, mask_w)
+        self.normalization = mask_h * mask_w if normalization_factor is None else normalization_factor
+        self.psa_softmax = psa_softmax
+        self.mmsegmentation = convention == "mmsegmentation"
+        self.align_corners = align_corners
+        branches = 2 if self.psa_type == "bi-direction" else 1
+
+        self.reduce_layer, self.attention = self._branch(in_channels, mid_channels)
+        if branches == 2:
+            self.reduce_p, self.attention_p = self._branch(in_channels, mid_channels)
+        self.proj = ConvBNReLU(
+            mid_channels * branches, in_channels, 1, padding=1 if self.mmsegmentation else 0, bias_attr=False
+        )
+
+    def _branch(self, in_channels, mid_channels):
+        reduce = ConvBNReLU(in_channels, mid_channels, 1, bias_attr=False)
+        attention = nn.Sequential(
+            ConvBNReLU(mid_channels, mid_channels, 1, bias_attr=False),
+            nn.Conv2D(mid_channels, self.mask_size[0] * self.mask_size[1], 1, bias_attr=False),
+        )
+        return reduce, attention
+
+    def forward(self, x):
+        size = spatial_size(x)
+        shrunk, align_corners = self._shrunk_size(size)
+        if self.psa_type == "bi-direction":
+            collected = self._attend(x, self.reduce_layer, self.attention, "collect", shrunk, align_corners)
+            distributed = self._attend(x, self.reduce_p, self.attention_p, "distribute", shrunk, align_corners)
+            attended = paddle.concat([distributed, collected], axis=1)
+        else:
+            attended = self._attend(x, self.reduce_layer, self.attention, self.psa_type, shrunk, align_corners)
+        attended = self.proj(attended)
+        if self.shrink_factor != 1 or self.mmsegmentation:
+            attended = resize(attended, size, align_corners)
+        return paddle.concat([x, attended], axis=1)
+
+    def _shrunk_size(self, size):
+        """Returns the size at which attention runs and whether resizing to and from it aligns corners."""
+        factor = self.shrink_factor
+        if self.mmsegmentation:
+            if not all(isinstance(side, int) for side in size):
+                raise ValueError("the mmsegmentation convention depends on the input size: export with a fixed --input_shape")
+            if factor == 1:
+                return size, self.align_corners
+            if not all(side % factor for side in size):
+                return [side // factor for side in size], False
+        return [(side - 1) // factor + 1 for side in size], True
+
+    def _attend(self, x, reduce, attention, direction, size, align_corners):
+        value = reduce(x)
+        if self.shrink_factor != 1:
+            value = resize(value, size, align_corners)
+        mask = attention(value)
+        if self.compact:
+            return self._attend_compactly(value, mask, direction)
+        return psa_attention(value, mask, direction, self.mask_size, self.psa_softmax, self.normalization)
+
+    def _attend_compactly(self, value, mask, direction):
+        """Attention whose weights [N, H*W, H, W] are predicted for the whole map at once."""
+        size = tuple(value.shape[2:])
+        if min(size) > 0 and size != self.mask_size:
+            raise ValueError(
+                f"compact attention was built for a shrunk map of {self.mask_size[0]}x{self.mask_size[1]}, "
+                f"but the input gives {size[0]}x{size[1]}: use the training crop's size, or compact: false"
+            )
+        positions = self.mask_size[0] * self.mask_size[1]
+        weights = mask.reshape([0, positions, positions])
+        transposed = "collect" if self.mmsegmentation and self.psa_type != "bi-direction" else "distribute"
+        if direction == transposed:
+            weights = weights.transpose([0, 2, 1])
+        if self.psa_softmax:
+            weights = nn.functional.softmax(weights, axis=1)
+        channels = value.shape[1]
+        attended = paddle.bmm(value.reshape([0, channels, positions]), weights) / self.normalization
+        return attended.reshape([0, channels, *self.mask_size])

@@ -1,0 +1,18 @@
+"""Sizes and bilinear resizing that work alike in dynamic and static graphs."""
+
+import paddle
+import paddle.nn.functional as F
+
+
+def spatial_size(x):
+    """Returns the height and width of x [N, C, H, W]: ints where the graph knows them, otherwise scalar tensors."""
+    height, width = x.shape[2:]
+    if height > 0 and width > 0:
+        return height, width
+    shape = paddle.shape(x)
+    return shape[2], shape[3]
+
+
+def resize(x, size, align_corners):
+    """Resizes x [N, C, H, W] bilinearly to size (height, width)."""
+    return F.interpolate(x, list(size), mode="bilinear", align_corners=align_corners)

@@ -1,0 +1,94 @@
+"""PSANet: point-wise spatial attention network."""
+
+from paddleseg.models.layers import AuxLayer
+
+from paddleseg_psp.models.backbones import output_stride
+from paddleseg_psp.models.layers import PointWiseSpatialAttention, covering_mask_size
+from paddleseg_psp.models.segmentor import Segmentor
+from paddleseg_psp.registry import register
+
+
+@register
+class PSANet(Segmentor):
+    """PSANet (Zhao et al., ECCV 2018): [N, 3, H, W] -> list of logits [N, num_classes, H, W].
+
+    Parameter names are those of PSANet_paddle's PSANet. The auxiliary logits are there in training only.
+
+    Args:
+        num_classes (int): classes.
+        backbone (Layer): see `Segmentor`.
+        backbone_indices: feature maps of the auxiliary and of the main head.
+        enable_auxiliary_loss (bool): train an auxiliary classifier.
+        psa_type, compact, shrink_factor, normalization_factor, psa_softmax: see `PointWiseSpatialAttention`.
+        mask_h, mask_w (int|None): the mask in positions of the shrunk feature map. None means the smallest mask that covers
+            an image of crop_size.
+        crop_size: (height, width) of the training crop; a configuration fills it in from its training transforms.
+        use_psa (bool): False leaves the attention out.
+        mid_channels, head_channels, aux_channels (int): inside the attention, in front of the classifier, in front of the
+            auxiliary classifier.
+        dropout (float): in front of both classifiers.
+        align_corners (bool): how logits are resized to the image.
+        pretrained (str|None): path or URL of weights for the whole network.
+
+    Raises:
+        ValueError: neither a mask size nor a crop size, or an option that `PointWiseSpatialAttention` refuses.
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        backbone,
+        backbone_indices=(2, 3),
+        enable_auxiliary_loss=True,
+        psa_type="bi-direction",
+        compact=False,
+        shrink_factor=2,
+        mask_h=None,
+        mask_w=None,
+        crop_size=None,
+        normalization_factor=1.0,
+        psa_softmax=True,
+        dropout=0.1,
+        use_psa=True,
+        mid_channels=512,
+        head_channels=512,
+        aux_channels=256,
+        align_corners=False,
+        pretrained=None,
+    ):
+        super().__init__(backbone, backbone_indices, align_corners)
+        auxiliary_channels, main_channels = self.feature_channels
+        self.psa = None
+        if use_psa:
+            if mask_h is None or mask_w is None:
+                if crop_size is None:
+                    raise ValueError("give mask_h and mask_w, or the crop_size (height, width) that the mask has to cover")
+                stride = output_stride(backbone, self.backbone_indices[-1])
+                covering = covering_mask_size(crop_size, shrink_factor, stride, compact)
+                mask_h, mask_w = mask_h or covering[0], mask_w or covering[1]
+            self.psa = PointWiseSpatialAttention(
+                main_channels,
+                mid_channels,
+                psa_type,
+                compact,
+                shrink_factor,
+                mask_h,
+                mask_w,
+                normalization_factor,
+                psa_softmax,
+            )
+        self.head = AuxLayer(
+            main_channels * (2 if use_psa else 1), head_channels, num_classes, dropout_prob=dropout, bias_attr=False
+        )
+        self.aux_head = None
+        if enable_auxiliary_loss:
+            self.aux_head = AuxLayer(
+                auxiliary_channels, aux_channels, num_classes, dropout_prob=dropout, bias_attr=False
+            )
+        self.load_pretrained(pretrained)
+
+    def logits(self, auxiliary, main):
+        logits = [self.head(main if self.psa is None else self.psa(main))]
+        if self.training and self.aux_head is not None:
+            logits.append(self.aux_head(auxiliary))
+        return logits

@@ -1,0 +1,114 @@
+"""Reading `.pdparams` files without running code from them, and loading them into a network."""
+
+import os
+import pickle
+from urllib.parse import urlparse
+
+import numpy as np
+from paddleseg.utils import logger
+
+from paddleseg_psp.errors import UserError
+
+# What a pickled dict of arrays needs, and nothing that could do more.
+_HARMLESS = {
+    ("collections", "OrderedDict"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("_codecs", "encode"),
+    ("builtins", "tuple"),
+}
+_NAME_TABLE = "StructuredToParameterName@@"  # paddle.save adds this entry to the parameters
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        if (module, name) not in _HARMLESS:
+            raise UserError(f"it refers to {module}.{name}, which no file of weights needs: do not trust it")
+        return super().find_class(module, name)
+
+
+def read_weights(path):
+    """Returns the dict {name: numpy array} in a `.pdparams` (or `.pdopt`) file.
+
+    Raises:
+        UserError: no such file, a truncated or foreign one, or one that would run code.
+    """
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder; name the file in it, e.g. {os.path.join(path, 'model.pdparams')}")
+    try:
+        with open(path, "rb") as file:
+            content = _ArrayUnpickler(file, encoding="latin1").load()
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}")
+    except UserError as error:
+        raise UserError(f"{path} was not loaded: {error}")
+    except Exception as error:
+        raise UserError(f"{path} is no complete .pdparams file ({error})")
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a dict of parameters")
+    content.pop(_NAME_TABLE, None)
+    # paddle pickles a tensor inside a nested structure as (name, array)
+    return {name: value[1] if isinstance(value, tuple) else value for name, value in content.items()}
+
+
+def load_weights(layer, path, strict=False):
+    """Loads a file of weights, local or at a URL, into a layer and logs what was left out.
+
+    Args:
+        layer (paddle.nn.Layer): the network or backbone.
+        path (str): path or URL; a URL is downloaded once into PaddleSeg's cache.
+        strict (bool): every parameter of the layer must be in the file with its shape. Otherwise half of them must, so that
+            a backbone without its classifier loads, and weights of another network do not pass unseen.
+
+    Raises:
+        UserError: an unreadable file, or weights of another network.
+    """
+    local = _download(path) if urlparse(path).scheme in ("http", "https") else path
+    weights, own = read_weights(local), layer.state_dict()
+    missing = [name for name in own if name not in weights]
+    reshaped = [name for name in own if name in weights and list(own[name].shape) != list(np.shape(weights[name]))]
+    matching = {name: weights[name] for name in own if name in weights and name not in reshaped}
+    if len(matching) < len(own) * (1 if strict else 0.5):
+        raise UserError(_mismatch(path, layer, own, weights, missing, reshaped))
+    layer.set_state_dict(matching)
+    logger.info(f"Loaded {len(matching)}/{len(own)} parameters of {type(layer).__name__} from {path}")
+    for label, names in (("missing in the file", missing), ("of another shape", reshaped)):
+        if names:
+            logger.warning(f"{len(names)} parameters are {label} and keep their values: {_few(names)}")
+
+
+def _mismatch(path, layer, own, weights, missing, reshaped):
+    parts = [f"{len(missing)} are missing, e.g. {_few(missing)}"] if missing else []
+    if reshaped:
+        name = reshaped[0]
+        parts.append(
+            f"{len(reshaped)} have another shape, e.g. {name} {list(np.shape(weights[name]))} where the network has "
+            f"{list(own[name].shape)}"
+        )
+    return (
+        f"{path} does not fit this {type(layer).__name__}: of its {len(own)} parameters {'; '.join(parts)}. "
+        "Use the configuration the file was trained with"
+    )
+
+
+def _few(names, count=3):
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
+
+
+def _download(url):
+    from paddleseg.utils.utils import download_pretrained_model
+
+    try:
+        return download_pretrained_model(url)
+    except Exception as error:
+        raise UserError(
+            f"the pretrained weights {url} could not be downloaded ({type(error).__name__}). Download them elsewhere and name "
+            "the file (--opts model.backbone.pretrained=FILE), or start from random weights "
+            "(--opts model.backbone.pretrained=null)"
+        )

@@ -1,0 +1,41 @@
+"""psa_mask from plain Paddle operators: the yardstick of the native operator, its stand-in, and what ONNX export uses."""
+
+import paddle
+
+
+def psa_mask(x, psa_type, mask_size):
+    """Does what `paddleseg_psp.ops.psa_mask` does, with the same shapes, by concatenating zeros, reshaping and slicing alone.
+
+    It copies bit for bit and differentiates, in dynamic and in static graphs, with any of N, H and W unknown; paddle2onnx
+    exports it, with unknown sizes too. (`paddle.nn.functional.pad` in place of the zeros would be exported to wrong numbers.)
+    It takes several times the memory of its result. Arguments are not checked.
+    """
+    mask_height, mask_width = mask_size
+    _, _, height, width = sizes(x)
+    x = x.transpose([0, 2, 3, 1]).reshape([0, 0, 0, mask_height, mask_width])  # [N, H, W, mask_h, mask_w]
+    x = x.transpose([0, 1, 3, 2, 4]).reshape([-1, width, mask_width, 1])
+    x = _to_feature_indices(x).reshape([-1, height, mask_height, width * width])
+    x = _to_feature_indices(x).reshape([-1, height, height, width, width])  # [N, h, target h, w, target w]
+    x = x.transpose([0, 2, 4, 1, 3] if psa_type == "collect" else [0, 1, 3, 2, 4])
+    return x.reshape([-1, height * width, height, width])
+
+
+def _to_feature_indices(x):
+    """Moves each row of mask-indexed x [A, size, mask_size, B] over its targets: [A, size, size, B].
+
+    Row p must move right by p. Cutting a flat array of rows of L elements into rows of L - 1 does just that.
+    """
+    batch, size, mask_size, inner = sizes(x)
+    zeros = paddle.zeros([batch, size, size, inner], x.dtype)
+    start = mask_size // 2 + 1  # so that the mask's centre comes to column size - 1 of 2 * size
+    x = paddle.concat([zeros, x, zeros], axis=2)[:, :, start : start + 2 * size]
+    x = x.flatten(1, 2)[:, size - 1 : 2 * size * size - 1]
+    return x.reshape([0, size, 2 * size - 1, -1])[:, :, :size]
+
+
+def sizes(x):
+    """Returns the shape of x: ints where the graph knows them, otherwise scalar tensors."""
+    if min(x.shape) >= 0:
+        return x.shape
+    shape = paddle.shape(x)
+    return [size if size >= 0 else shape[axis] for axis, size in enumerate(x.shape)]

@@ -1,0 +1,101 @@
+"""One look-up for every component that a configuration can name, and building components from mappings."""
+
+import difflib
+import inspect
+
+from paddleseg.cvlibs import manager
+
+from paddleseg_psp.errors import UserError
+
+_own = {}
+_PADDLESEG = (
+    manager.MODELS,
+    manager.BACKBONES,
+    manager.DATASETS,
+    manager.TRANSFORMS,
+    manager.LOSSES,
+    manager.OPTIMIZERS,
+)
+
+
+def register(component):
+    """Makes a class or function of this package known by its name; a decorator.
+
+    Raises:
+        KeyError: the name is taken by another component of this package.
+    """
+    if component.__name__ in _own:
+        raise KeyError(f"a component {component.__name__} is registered already")
+    _own[component.__name__] = component
+    return component
+
+
+def find(name, where):
+    """Returns the component of that name: this package's, or else paddleseg's (with what users added to its manager).
+
+    Raises:
+        UserError: there is none; the message, headed by `where`, has the nearest names.
+    """
+    for components in (_own, *(registry.components_dict for registry in _PADDLESEG)):
+        if name in components:
+            return components[name]
+    known = {*_own, *(known for registry in _PADDLESEG for known in registry.components_dict)}
+    raise UserError(f"{where}: there is no component {name!r}{suggestion(name, known)}")
+
+
+def suggestion(name, known):
+    """Returns '; did you mean …?' with the nearest of the known names, or the list of them all if none is near."""
+    lower = {item.lower(): item for item in known}
+    near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.6)]
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; known are {', '.join(sorted(known))}"
+
+
+def build(spec, where, **defaults):
+    """Builds the component that a mapping with `type` describes, and those nested in it.
+
+    Args:
+        spec (dict): `type` and the component's arguments.
+        where (str): the key in the configuration, for messages.
+        defaults: arguments used where spec does not give them and the component takes them.
+
+    Raises:
+        UserError: unknown type, an argument the component does not take, or the component's own refusal.
+    """
+    if not isinstance(spec, dict) or "type" not in spec:
+        raise UserError(f"{where}: expected a mapping with the key 'type', found {spec!r}")
+    component = find(spec["type"], f"{where}.type")
+    arguments = {key: _build_nested(value, f"{where}.{key}") for key, value in spec.items() if key != "type"}
+    accepted = check_arguments(component, arguments, where)
+    arguments.update({key: value for key, value in defaults.items() if key in accepted and key not in arguments})
+    try:
+        return component(**arguments)
+    except UserError as error:
+        raise UserError(f"{where}: {error}")
+    except Exception as error:
+        raise UserError(f"{where}: {spec['type']} could not be built: {' '.join(str(error).split())}") from error
+
+
+def check_arguments(component, names, where):
+    """Returns the argument names that a component lists.
+
+    Raises:
+        UserError: one of `names` is not among them (a component with **arguments checks its own).
+    """
+    parameters = inspect.signature(component).parameters
+    accepted = [name for name in parameters if name != "self"]
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for name in names:
+            if name not in accepted:
+                title = getattr(component, "__name__", component)
+                raise UserError(f"{where}.{name}: {title} has no such argument{suggestion(name, accepted)}")
+    return accepted
+
+
+def _build_nested(value, where):
+    if isinstance(value, dict) and "type" in value:
+        return build(value, where)
+    if isinstance(value, list):
+        return [_build_nested(item, f"{where}.{index}") for index, item in enumerate(value)]
+    return value

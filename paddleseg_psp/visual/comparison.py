@@ -1,0 +1,55 @@
+"""One picture that shows images beside their labels and predictions."""
+
+import cv2
+import numpy as np
+
+from paddleseg_psp.visual.masks import colorize
+
+_FONT, _INK, _PAPER = cv2.FONT_HERSHEY_SIMPLEX, (40, 40, 40), 255
+_PANEL_WIDTH, _MARGIN, _LINE = 320, 8, 22  # pixels
+
+
+def draw_comparison(rows, titles, class_names, colors):
+    """Returns a picture [H, W, 3] (blue, green, red) uint8: a row an image, a column for it and each of its class maps.
+
+    Args:
+        rows: (image [h, w, 3] uint8, list of class maps [h, w]) pairs.
+        titles (list of str): of the class maps.
+        class_names: names; the legend has the classes that occur.
+        colors: uint8 [256, 3] (red, green, blue), see `color_map`.
+    """
+    lines = [_titles(["image", *titles])]
+    for image, maps in rows:
+        lines.append(_row([image, *(colorize(classes, colors) for classes in maps)]))
+    width = lines[0].shape[1]
+    occurring = np.unique(np.concatenate([classes.ravel() for _, maps in rows for classes in maps]))
+    lines.append(_legend([index for index in occurring if index < len(class_names)], class_names, colors, width))
+    return np.concatenate(lines)
+
+
+def _row(panels):
+    height, width = panels[0].shape[:2]
+    size = (_PANEL_WIDTH, round(height * _PANEL_WIDTH / width))
+    shown = [cv2.resize(panel, size, interpolation=cv2.INTER_NEAREST) for panel in panels]
+    bordered = [cv2.copyMakeBorder(panel, 0, _MARGIN, _MARGIN, 0, cv2.BORDER_CONSTANT, value=(_PAPER,) * 3) for panel in shown]
+    row = np.concatenate(bordered, axis=1)
+    return cv2.copyMakeBorder(row, 0, 0, 0, _MARGIN, cv2.BORDER_CONSTANT, value=(_PAPER,) * 3)
+
+
+def _titles(titles):
+    strip = np.full((_LINE + _MARGIN, len(titles) * (_PANEL_WIDTH + _MARGIN) + _MARGIN, 3), _PAPER, np.uint8)
+    for column, title in enumerate(titles):
+        at = (column * (_PANEL_WIDTH + _MARGIN) + _MARGIN, _LINE - 4)
+        cv2.putText(strip, title, at, _FONT, 0.5, _INK, 1, cv2.LINE_AA)
+    return strip
+
+
+def _legend(indices, names, colors, width):
+    column = 160
+    per_line = max(1, (width - _MARGIN) // column)
+    strip = np.full(((len(indices) + per_line - 1) // per_line * _LINE + _MARGIN, width, 3), _PAPER, np.uint8)
+    for place, index in enumerate(indices):
+        x, y = place % per_line * column + _MARGIN, place // per_line * _LINE
+        cv2.rectangle(strip, (x, y + 3), (x + 16, y + 17), colors[index][::-1].tolist(), -1)
+        cv2.putText(strip, names[index], (x + 22, y + 15), _FONT, 0.42, _INK, 1, cv2.LINE_AA)
+    return strip

@@ -1,0 +1,26 @@
+"""Class maps as pictures."""
+
+import cv2
+import numpy as np
+from paddleseg.utils.visualize import get_color_map_list, get_pseudo_color_map
+
+
+def color_map(palette=None):
+    """Returns 256 colours as uint8 [256, 3] (red, green, blue): those of a palette, then PaddleSeg's for further classes."""
+    custom = None if palette is None else [int(value) for color in palette for value in color]
+    return np.array(get_color_map_list(256, custom_color=custom)[: 256 * 3], np.uint8).reshape(256, 3)
+
+
+def colorize(classes, colors):
+    """Returns a class map [H, W] as an image [H, W, 3] (blue, green, red) uint8."""
+    return np.ascontiguousarray(colors[classes][..., ::-1])
+
+
+def overlay(image, classes, colors, image_weight=0.6):
+    """Returns an image [H, W, 3] (blue, green, red) uint8 mixed with the colours of its class map [H, W]."""
+    return cv2.addWeighted(image, image_weight, colorize(classes, colors), 1 - image_weight, 0)
+
+
+def save_index_png(path, classes, colors):
+    """Writes a class map [H, W] as a PNG whose pixels are the class indices and whose palette has the colours."""
+    get_pseudo_color_map(classes, colors.flatten().tolist()).save(path)

@@ -1,0 +1,104 @@
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+from helpers import golden_sizes, load_golden, parameters, relative_error
+
+from paddleseg_psp.models.layers import PyramidPooling
+from paddleseg_psp.models.layers.pyramid_pooling import AdaptiveAveragePooling
+
+TOLERANCE = 1e-5  # relative, float32
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (6, 6), (16, 32), (13, 17), (59, 59)])
+@pytest.mark.parametrize("bins", [1, 2, 3, 6])
+def test_products_equal_adaptive_average_pooling(size, bins):
+    x = paddle.randn([2, 3, *size], dtype="float64")
+    expected = np.empty((2, 3, bins, bins))
+    for i in range(bins):
+        for j in range(bins):
+            rows = slice(i * size[0] // bins, -(-(i + 1) * size[0] // bins))
+            columns = slice(j * size[1] // bins, -(-(j + 1) * size[1] // bins))
+            expected[:, :, i, j] = x.numpy()[:, :, rows, columns].mean((2, 3))
+    np.testing.assert_allclose(AdaptiveAveragePooling(bins)(x).numpy(), expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(F.adaptive_avg_pool2d(x, bins).numpy(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_gradient_spreads_each_cell_over_its_positions():
+    """Against a loop: the gradient of paddle's own adaptive_avg_pool2d is right to float32 only, in float64 too."""
+    x = paddle.randn([2, 3, 13, 17], dtype="float64")
+    x.stop_gradient = False
+    weight = paddle.randn([2, 3, 6, 6], dtype="float64")
+    grad = paddle.grad((AdaptiveAveragePooling(6)(x) * weight).sum(), x)[0]
+    expected = np.zeros(x.shape)
+    for i, j in np.ndindex(6, 6):
+        rows = slice(i * 13 // 6, -(-(i + 1) * 13 // 6))
+        columns = slice(j * 17 // 6, -(-(j + 1) * 17 // 6))
+        cell = expected[:, :, rows, columns]
+        cell += weight.numpy()[:, :, i : i + 1, j : j + 1] / (cell.shape[2] * cell.shape[3])
+    np.testing.assert_allclose(grad.numpy(), expected, rtol=1e-12, atol=1e-14)
+
+
+def input_first_then_bins_ascending(channels, branch, bins=4):
+    """Our channel order (input, then bins 6, 3, 2, 1) as indices into that of semseg and mmsegmentation (1, 2, 3, 6)."""
+    branches = [range(channels + i * branch, channels + (i + 1) * branch) for i in range(bins)]
+    return np.concatenate([range(channels), *branches[::-1]])
+
+
+@pytest.mark.parametrize("size", ["12x16", "13x17"])
+def test_pyramid_equals_semseg(size):
+    golden = load_golden("ppm_semseg")
+    module = PyramidPooling(32, 8, golden["meta"]["bins"], align_corners=True)
+    rename = []
+    for level in range(4):
+        rename += [(f"features.{level}.1.", f"stages.{level}.1._conv."), (f"features.{level}.2.", f"stages.{level}.1._batch_norm.")]
+    load(module, parameters(golden, rename))
+    module.eval()
+    order = input_first_then_bins_ascending(32, 8)
+    x = paddle.to_tensor(golden[f"{size}/x"], stop_gradient=False)
+    out = module.pyramid(x)
+    assert relative_error(out.numpy(), golden[f"{size}/out"][:, order]) < TOLERANCE
+    (grad,) = paddle.grad(out, x, paddle.to_tensor(golden[f"{size}/grad_out"][:, order]))
+    assert relative_error(grad.numpy(), golden[f"{size}/grad_x"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("align_corners", [0, 1])
+def test_fused_result_equals_mmsegmentation(align_corners):
+    golden = load_golden(f"psphead_mmseg_ac{align_corners}_eval")
+    module = PyramidPooling(32, 8, golden["meta"]["pool_scales"], align_corners=bool(align_corners))
+    rename = [("bottleneck.conv.", "conv_bn_relu2._conv."), ("bottleneck.bn.", "conv_bn_relu2._batch_norm.")]
+    for level in range(4):
+        rename += [
+            (f"psp_modules.{level}.1.conv.", f"stages.{level}.1._conv."),
+            (f"psp_modules.{level}.1.bn.", f"stages.{level}.1._batch_norm."),
+        ]
+    values = parameters(golden, rename)
+    order = input_first_then_bins_ascending(32, 8)
+    values["conv_bn_relu2._conv.weight"] = values["conv_bn_relu2._conv.weight"][:, order]
+    weight, bias = values.pop("conv_seg.weight"), values.pop("conv_seg.bias")
+    load(module, values)
+    module.eval()
+    assert golden_sizes(golden) == ["12x16", "13x17"]
+    for size in golden_sizes(golden):
+        x = paddle.to_tensor(golden[f"{size}/x"], stop_gradient=False)
+        out = F.conv2d(module(x), paddle.to_tensor(weight), paddle.to_tensor(bias))
+        assert relative_error(out.numpy(), golden[f"{size}/out"]) < TOLERANCE
+        (grad,) = paddle.grad(out, x, paddle.to_tensor(golden[f"{size}/grad_out"]))
+        assert relative_error(grad.numpy(), golden[f"{size}/grad_x"]) < TOLERANCE
+
+
+def load(module, values):
+    """Loads golden parameters; the references' convolutions have no bias, PaddleSeg's have one."""
+    state = module.state_dict()
+    for name in state:
+        if name not in values:  # a bias, or the fusing convolution of a test that has none
+            assert name.endswith("._conv.bias") or name.startswith("conv_bn_relu2"), name
+            values[name] = np.zeros(state[name].shape, "float32")
+    assert not set(values) - set(state)
+    module.set_state_dict({**state, **values})
+
+
+def test_no_bins_leave_the_fusing_convolution():
+    module = PyramidPooling(8, 4, [])
+    assert module(paddle.randn([1, 8, 5, 7])).shape == [1, 4, 5, 7]
+    assert module.conv_bn_relu2._conv.weight.shape == [4, 8, 3, 3]

@@ -1,0 +1,95 @@
+import os
+import pickle
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from paddleseg_psp.errors import UserError
+from paddleseg_psp.models.weights import load_weights, read_weights
+
+
+@pytest.fixture
+def saved(tmp_path):
+    layer = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1D(4), nn.Linear(4, 2))
+    path = str(tmp_path / "model.pdparams")
+    paddle.save(layer.state_dict(), path)
+    return layer, path
+
+
+def test_files_of_paddle_save_are_read(saved):
+    layer, path = saved
+    weights = read_weights(path)
+    assert set(weights) == set(layer.state_dict())
+    for name, value in layer.state_dict().items():
+        np.testing.assert_array_equal(weights[name], value.numpy())
+
+
+def test_loading(saved):
+    layer, path = saved
+    other = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1D(4), nn.Linear(4, 2))
+    load_weights(other, path, strict=True)
+    for name, value in layer.state_dict().items():
+        np.testing.assert_array_equal(other.state_dict()[name].numpy(), value.numpy())
+
+
+def test_weights_of_another_network_are_refused(saved):
+    _, path = saved
+    with pytest.raises(UserError, match=r"0.weight \[3, 4\] where the network has \[3, 5\]"):
+        load_weights(nn.Sequential(nn.Linear(3, 5)), path, strict=True)
+    with pytest.raises(UserError, match="2 are missing, e.g. weight, bias"):
+        load_weights(nn.Linear(3, 4), path)
+
+
+def test_a_backbone_loads_without_what_the_file_lacks(saved, capsys):
+    _, path = saved
+    larger = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1D(4), nn.Linear(4, 2), nn.Linear(2, 2))
+    load_weights(larger, path)
+    assert "2 parameters are missing in the file and keep their values: 3.weight, 3.bias" in capsys.readouterr().out
+    with pytest.raises(UserError):
+        load_weights(larger, path, strict=True)
+
+
+class Hostile:
+    """Pickled, it makes a file when loaded."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trace}",)
+
+
+def test_code_in_a_file_does_not_run(tmp_path):
+    trace, path = tmp_path / "trace", tmp_path / "hostile.pdparams"
+    path.write_bytes(pickle.dumps({"weight": Hostile(trace)}))
+    with pytest.raises(UserError, match="refers to (posix|nt|os).system"):
+        read_weights(str(path))
+    assert not trace.exists()
+    pickle.loads(path.read_bytes())
+    assert trace.exists()  # it would have run
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps({"a": np.zeros(100)})[:60], pickle.dumps([1, 2])])
+def test_damaged_and_foreign_files_are_refused(tmp_path, content):
+    path = tmp_path / "model.pdparams"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="model.pdparams"):
+        read_weights(str(path))
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(UserError, match="there is no file"):
+        read_weights(str(tmp_path / "gone.pdparams"))
+    with pytest.raises(UserError, match="is a folder; name the file in it"):
+        read_weights(str(tmp_path))
+
+
+def test_download_that_fails_says_what_to_do(monkeypatch):
+    def fail(url):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("paddleseg.utils.utils.download_pretrained_model", fail)
+    with pytest.raises(UserError, match=r"could not be downloaded.*--opts model.backbone.pretrained=null"):
+        load_weights(nn.Linear(1, 1), "https://example.org/weights.tar.gz")

@@ -1,0 +1,186 @@
+import glob
+import os
+
+import paddle
+import pytest
+from helpers import ROOT
+
+from paddleseg_psp.config import Config, apply_overrides, read_yaml, resolve_path
+from paddleseg_psp.engine import evaluate
+from paddleseg_psp.errors import UserError
+
+SEED = "configs/psanet/psanet_resnet50_os8_cityscapes_1024x512_80k.yml"
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_values_are_merged_over_those_of_the_bases(tmp_path):
+    (tmp_path / "base.yml").write_text("a: 1\nb: {x: 1, y: 2}\nc: {x: 1}\n")
+    (tmp_path / "leaf.yml").write_text("_base_: base.yml\na: 2\nb: {y: 3}\nc: {_inherited_: false, z: 1}\n")
+    assert read_yaml(str(tmp_path / "leaf.yml")) == {"a": 2, "b": {"x": 1, "y": 3}, "c": {"z": 1}}
+
+
+def test_numbers_without_a_point_are_numbers(tmp_path):
+    (tmp_path / "file.yml").write_text("a: 1e-5\nb: 4.0e-5\nc: 1024x512\n")
+    assert read_yaml(str(tmp_path / "file.yml")) == {"a": 1e-5, "b": 4e-5, "c": "1024x512"}
+
+
+def test_files_that_inherit_in_a_circle_are_refused(tmp_path):
+    (tmp_path / "a.yml").write_text("_base_: b.yml\n")
+    (tmp_path / "b.yml").write_text("_base_: a.yml\n")
+    with pytest.raises(UserError, match="leads back"):
+        read_yaml(str(tmp_path / "a.yml"))
+
+
+def test_missing_base_names_the_file_that_wants_it(tmp_path):
+    (tmp_path / "a.yml").write_text("_base_: gone.yml\n")
+    with pytest.raises(UserError, match=r"gone.yml \(named in .*a.yml\)"):
+        read_yaml(str(tmp_path / "a.yml"))
+
+
+def test_invalid_yaml_is_refused(tmp_path):
+    (tmp_path / "a.yml").write_text("a: [1\n")
+    with pytest.raises(UserError, match="no valid YAML"):
+        read_yaml(str(tmp_path / "a.yml"))
+
+
+def test_overrides():
+    data = {"a": 1, "b": {"c": [{"d": 1}]}, "e": None}
+    apply_overrides(data, ["a=2", "b.c.0.d=x=y", "e=null", "b.f=1e-3", "b.g=[1, 2]"])
+    assert data == {"a": 2, "b": {"c": [{"d": "x=y"}], "f": 1e-3, "g": [1, 2]}, "e": None}
+
+
+@pytest.mark.parametrize(
+    "item, message",
+    [
+        ("a", "KEY=VALUE"),
+        ("modell.dropout=1", "did you mean model"),
+        ("list.x=1", "give an index"),
+        ("list.5=1", "list of 1"),
+        ("value.x=1", "single value"),
+    ],
+)
+def test_wrong_overrides_are_refused(item, message):
+    with pytest.raises(UserError, match=message):
+        apply_overrides({"model": {}, "list": [1], "value": 3}, [item])
+
+
+@pytest.mark.parametrize("written", [SEED, SEED.replace("/", "\\"), SEED.replace("/", "")])
+def test_paths_with_backslashes_are_found(written):
+    """The last one is what a shell leaves of an unquoted path with backslashes."""
+    assert os.path.samefile(resolve_path(written), SEED)
+
+
+def test_missing_file_names_the_nearest():
+    with pytest.raises(UserError, match=r"did you mean configs/psanet/psanet_resnet50"):
+        resolve_path(SEED.replace("80k", "8k"))
+
+
+def test_unknown_and_missing_keys(write_config):
+    with pytest.raises(UserError, match=r"config.yml: batchsize: unknown key; did you mean batch_size"):
+        Config(write_config(batchsize=3))
+    path = write_config()
+    with open(path) as file:
+        text = file.read().replace("iters: 4\n", "")
+    with open(path, "w") as file:
+        file.write(text)
+    with pytest.raises(UserError, match="the key 'iters' is missing"):
+        Config(path)
+
+
+@pytest.mark.parametrize("key", ["iters", "batch_size"])
+@pytest.mark.parametrize("value", [0, -1, "many", 1.5])
+def test_counts_must_be_whole_and_positive(write_config, key, value):
+    with pytest.raises(UserError, match=f"{key}: expected a whole number above 0"):
+        Config(write_config(**{key: value}))
+
+
+def test_flags_replace_values(write_config):
+    config = Config(write_config(), iters=7, batch_size=3, learning_rate=0.5)
+    assert (config.iters, config.batch_size, config.build_scheduler().get_lr()) == (7, 3, 0.5)
+
+
+def test_schedule_decays_polynomially_over_the_iterations(write_config):
+    schedule = Config(write_config(), iters=10).build_scheduler()
+    rates = []
+    for _ in range(10):
+        rates.append(schedule.get_lr())
+        schedule.step()
+    expected = [(0.01 - 1e-5) * (1 - step / 10) ** 0.9 + 1e-5 for step in range(10)]
+    assert rates == pytest.approx(expected)
+
+
+def test_warm_up_comes_first(write_config):
+    rates = {"type": "PolynomialDecay", "learning_rate": 0.1, "warmup_iters": 4, "warmup_start_lr": 0.0}
+    schedule = Config(write_config(lr_scheduler=rates), iters=10).build_scheduler()
+    first = []
+    for _ in range(5):
+        first.append(schedule.get_lr())
+        schedule.step()
+    assert first == pytest.approx([0, 0.025, 0.05, 0.075, 0.1])
+
+
+def test_unknown_schedule_names_the_nearest(write_config):
+    with pytest.raises(UserError, match="did you mean PolynomialDecay"):
+        Config(write_config(lr_scheduler={"type": "PolynomDecay", "learning_rate": 1})).build_scheduler()
+
+
+def test_sgd_with_momentum_is_momentum(write_config):
+    config = Config(write_config())
+    model = paddle.nn.Linear(2, 2)
+    assert isinstance(config.build_optimizer(model, config.build_scheduler()), paddle.optimizer.Momentum)
+
+
+def test_model_takes_classes_and_crop_from_the_data_set(write_config):
+    model = Config(write_config("PSANet")).build_model()
+    assert model.head.conv.weight.shape[0] == 19
+    assert model.psa.mask_size == (5, 7)  # crop 48x64, stride 8, shrink 2: a map of 3x4
+
+
+def test_contradicting_classes_are_refused(write_config):
+    config = Config(write_config(), ["model.num_classes=5"])
+    with pytest.raises(UserError, match="5, but the training data set has 19"):
+        config.build_model()
+
+
+def test_losses_need_one_weight_each(write_config):
+    loss = {"type": "CrossEntropyLoss"}
+    weights = [weight for weight, _ in Config(write_config()).build_losses()]
+    assert weights == [1, 0.4]
+    with pytest.raises(UserError, match="2 types but 3 coef"):
+        Config(write_config(loss={"types": [loss, loss], "coef": [1, 1, 1]})).build_losses()
+    with pytest.raises(UserError, match="the data set ignores 255"):
+        Config(write_config(loss={"types": [{**loss, "ignore_index": 0}], "coef": [1]})).build_losses()
+
+
+def test_test_config_keys_are_checked(write_config):
+    with pytest.raises(UserError, match="did you mean scales"):
+        Config(write_config(test_config={"scale": 1.0})).test_options(evaluate)
+
+
+def test_seed_configuration_has_the_values_of_the_reference():
+    config = Config(SEED, ["model.backbone.pretrained=null"])
+    assert (config.batch_size, config.iters) == (8, 80000)
+    assert config.data["optimizer"] == {"type": "SGD", "momentum": 0.9, "weight_decay": 4e-5}
+    assert config.data["lr_scheduler"] == {
+        "type": "PolynomialDecay",
+        "learning_rate": 0.01,
+        "end_lr": 1e-5,
+        "power": 0.9,
+    }
+    assert config.data["loss"]["coef"] == [1, 0.4]
+    model = config.build_model()
+    assert model.psa.mask_size == (59, 59) and model.psa.psa_type == "bi-direction" and model.psa.shrink_factor == 2
+
+
+@pytest.mark.parametrize("path", sorted(glob.glob(os.path.join(ROOT, "configs/ps*net/*.yml"))), ids=os.path.basename)
+def test_every_configuration_builds(path):
+    config = Config(path)
+    config.data["model"]["backbone"].pop("pretrained", None)
+    model = config.build_model()
+    losses = config.build_losses()
+    config.build_optimizer(model, config.build_scheduler())
+    assert len(losses) == 2

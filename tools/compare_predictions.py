@@ -1,0 +1,63 @@
+"""Draws images, labels and predictions side by side with a legend.
+
+python tools/compare_predictions.py --image_dir IMAGES --label_dir LABELS --prediction "name=MAPS" --save_path picture.png
+"""
+
+import argparse
+import glob
+import os
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from paddleseg_psp.cli.run import run
+from paddleseg_psp.data import read_image
+from paddleseg_psp.data.cityscapes import CLASS_NAMES, PALETTE
+from paddleseg_psp.errors import UserError
+from paddleseg_psp.files import atomic_path
+from paddleseg_psp.visual import color_map
+from paddleseg_psp.visual.comparison import draw_comparison
+
+
+def compare(args):
+    images = sorted(glob.glob(os.path.join(glob.escape(args.image_dir), "**", "*_leftImg8bit.png"), recursive=True))
+    if not images:
+        raise UserError(f"--image_dir {args.image_dir}: there is no *_leftImg8bit.png below it")
+    sources = [("label", args.label_dir, "_gtFine_labelTrainIds.png")]
+    for item in args.prediction:
+        title, _, folder = item.rpartition("=")
+        sources.append((title or os.path.basename(folder), folder, "_leftImg8bit.png"))
+    chosen = images[:: max(1, len(images) // args.rows)][: args.rows]
+    rows = []
+    for image in chosen:
+        name = os.path.relpath(image, args.image_dir)
+        maps = [read_classes(os.path.join(folder, name.replace("_leftImg8bit.png", end))) for _, folder, end in sources]
+        rows.append((read_image(image).astype(np.uint8), maps))
+    picture = draw_comparison(rows, [title for title, _, _ in sources], CLASS_NAMES, color_map(PALETTE))
+    with atomic_path(args.save_path) as path:
+        cv2.imwrite(path, picture)
+    print(f"The picture is {os.path.abspath(args.save_path)}")
+
+
+def read_classes(path):
+    """Returns the class map [H, W] in a PNG, by its pixel values (not their colours)."""
+    try:
+        return np.asarray(Image.open(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Draw images, labels and predictions side by side.")
+    parser.add_argument("--image_dir", required=True, help="folder of *_leftImg8bit.png")
+    parser.add_argument("--label_dir", required=True, help="folder of *_gtFine_labelTrainIds.png, laid out alike")
+    parser.add_argument("--prediction", action="append", default=[], metavar="TITLE=DIR", help="class maps; may be repeated")
+    parser.add_argument("--rows", type=int, default=3, help="images to show")
+    parser.add_argument("--save_path", required=True, help="the picture to write")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    run(compare, parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
