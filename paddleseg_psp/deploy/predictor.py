@@ -39,8 +39,12 @@ def load_predictor(bundle, device="cpu", threads=None, onednn=True):
         if not os.path.isfile(file):
             raise UserError(f"the bundle is incomplete: {file} is missing; export it again")
     with open(graph, "rb") as file:
-        if b"psa_mask" in file.read():
+        needs_operator = build.OPERATOR.encode() in file.read()
+    if needs_operator:
+        try:
             build.load_operator(required=True)
+        except RuntimeError as error:
+            raise UserError(str(error))
     return Predictor(description, _paddle_predictor(graph, parameters, device, threads, onednn))
 
 

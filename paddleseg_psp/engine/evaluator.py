@@ -6,7 +6,7 @@ import paddle.distributed as dist
 from paddleseg.core import infer
 from paddleseg.utils import logger
 
-from paddleseg_psp.data import CheckedDataset
+from paddleseg_psp.data import CheckedDataset, load_batches
 from paddleseg_psp.engine.metrics import ConfusionMatrix
 from paddleseg_psp.engine.precision import autocast
 from paddleseg_psp.engine.progress import track
@@ -45,12 +45,12 @@ def evaluate(
     model.eval()
     dataset, matrix = CheckedDataset(eval_dataset), ConfusionMatrix(eval_dataset.num_classes, eval_dataset.ignore_index)
     share = paddle.io.Subset(dataset, range(dist.get_rank(), len(dataset), dist.get_world_size()))
-    loader = paddle.io.DataLoader(share, batch_size=1, num_workers=num_workers)
+    samples = load_batches(share, paddle.io.BatchSampler(share, batch_size=1), num_workers)
     if print_detail:
-        logger.info(f"Start evaluating (total_samples: {len(dataset)}, total_iters: {len(loader)})...")
+        logger.info(f"Start evaluating (total_samples: {len(dataset)}, total_iters: {len(share)})...")
     windows = {"is_slide": is_slide, "stride": stride, "crop_size": crop_size}
     shown = print_detail and dist.get_rank() == 0
-    for sample in track(loader, len(loader), "[EVAL]") if shown else loader:
+    for sample in track(samples, len(share), "[EVAL]") if shown else samples:
         with autocast(precision, amp_level):
             pred = predict_classes(
                 model, sample["img"], sample["trans_info"], aug_eval, scales, flip_horizontal, flip_vertical, **windows

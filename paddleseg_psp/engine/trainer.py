@@ -1,14 +1,12 @@
 """The training loop."""
 
-import random
 import time
 
-import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddleseg.utils import logger
 
-from paddleseg_psp.data import CheckedDataset
+from paddleseg_psp.data import CheckedDataset, load_batches
 from paddleseg_psp.engine.checkpoint import load_checkpoint, save_best, save_checkpoint
 from paddleseg_psp.engine.evaluator import evaluate
 from paddleseg_psp.engine.precision import autocast, gradient_scaler
@@ -67,13 +65,14 @@ def train(
         state = load_checkpoint(resume_model, model, optimizer)
         logger.info(f"Resuming from {resume_model} at iteration {state['iteration']} of {iters}")
     network = paddle.DataParallel(model) if dist.get_world_size() > 1 else model
-    loader, sampler = _loader(train_dataset, batch_size, num_workers)
+    sampler = _sampler(train_dataset, batch_size)
+    batches = _batches(CheckedDataset(train_dataset), sampler, num_workers, state["iteration"], iters)
     scaler = gradient_scaler(precision)
     schedule = optimizer._learning_rate
     log = TrainingLog(save_dir if use_vdl and is_main else None, iters, log_iters, batch_size, len(sampler))
 
     model.train()
-    for iteration, batch, reader_cost in _batches(loader, sampler, state["iteration"], iters):
+    for iteration, batch, reader_cost in batches:
         with autocast(precision, amp_level):
             terms = loss_terms(network(batch["img"]), batch["label"], losses)
         scaler.scale(sum(terms)).backward()
@@ -119,34 +118,24 @@ def loss_terms(outputs, label, losses):
     return terms
 
 
-def _loader(dataset, batch_size, num_workers):
-    """Returns the loader of shuffled whole batches and its sampler, whose length is the iterations of an epoch."""
+def _sampler(dataset, batch_size):
+    """Returns the sampler of shuffled whole batches, whose length is the iterations of an epoch."""
     sampler = paddle.io.DistributedBatchSampler(dataset, batch_size, shuffle=True, drop_last=True)
     if len(sampler) == 0:
         raise UserError(
             f"the training data set has {len(dataset)} images, fewer than one batch of {batch_size} for each of "
             f"{dist.get_world_size()} processes: lower --batch_size"
         )
-    loader = paddle.io.DataLoader(
-        CheckedDataset(dataset), batch_sampler=sampler, num_workers=num_workers, worker_init_fn=_seed_worker
-    )
-    return loader, sampler
+    return sampler
 
 
-def _seed_worker(worker):
-    """Gives each reading process its own random numbers for the transforms, drawn from the main process's seed."""
-    seed = random.getrandbits(31) + worker
-    random.seed(seed)
-    np.random.seed(seed)
-
-
-def _batches(loader, sampler, done, iters):
+def _batches(dataset, sampler, num_workers, done, iters):
     """Yields (iteration, batch, seconds spent waiting for it), epoch after epoch, from iteration done + 1 to iters."""
     iteration = done
     while iteration < iters:
         sampler.set_epoch(iteration // len(sampler))
         asked = time.perf_counter()
-        for batch in loader:
+        for batch in load_batches(dataset, sampler, num_workers):
             iteration += 1
             yield iteration, batch, time.perf_counter() - asked
             if iteration == iters:

@@ -91,7 +91,7 @@ class _Variant:
         compiler = shlex.split(os.environ.get("CXX") or "g++")
         self.tools = [compiler] + ([["nvcc"]] if cuda else [])
         self.missing = [tool[0] for tool in self.tools if not shutil.which(tool[0])]
-        self.sources = sorted(path for path in SOURCES.iterdir() if path.suffix == ".cc" or (cuda and path.suffix == ".cu"))
+        self.sources = sorted([*SOURCES.glob("*.cc"), *(SOURCES.glob("*.cu") if cuda else [])])
         paddle_folder = Path(paddle.__file__).parent
         openmp = paddle_folder / "libs" / "libiomp5.so"  # Paddle's own threads; a second OpenMP would compete with them
         self.libraries = [paddle_folder / "base" / "libpaddle.so"] + ([openmp] if openmp.exists() else [])
@@ -107,7 +107,7 @@ class _Variant:
             self.command = compiler
             self.flags += host_flags
 
-        sources = [part for path in sorted(SOURCES.iterdir()) for part in (path.name.encode(), path.read_bytes())]
+        sources = [part for path in sorted(SOURCES.glob("psamask*")) for part in (path.name.encode(), path.read_bytes())]
         version = [paddle.version.full_version, paddle.version.commit, str(paddle.version.cuda()), platform.machine()]
         self.stem = "-".join(
             ["psamask", "cuda" if cuda else "cpu", f"paddle{paddle.__version__}", _digest(version + self.flags + sources)]
@@ -156,7 +156,9 @@ def _register():
     try:
         library = find_library() or build_library(cache_folder())
         operators = core.load_op_meta_info_and_register_op(str(library))
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
+        return False, f"it could not be built: {error}. PADDLESEG_PSP_CACHE names the folder to build it into."
+    except RuntimeError as error:
         return False, str(error)
     framework.OpProtoHolder.instance().update_op_proto(operators)
     return library.name.startswith("psamask-cuda"), None

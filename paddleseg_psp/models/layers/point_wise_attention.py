@@ -112,6 +112,7 @@ class PointWiseSpatialAttention(nn.Layer):
             attended = resize(attended, size, align_corners)
         return paddle.concat([x, attended], axis=1)
 
+    @paddle.jit.not_to_static  # plain Python on sizes
     def _shrunk_size(self, size):
         """Returns the size at which attention runs and whether resizing to and from it aligns corners."""
         factor = self.shrink_factor

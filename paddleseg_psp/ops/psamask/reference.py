@@ -8,7 +8,8 @@ def psa_mask(x, psa_type, mask_size):
 
     It copies bit for bit and differentiates, in dynamic and in static graphs, with any of N, H and W unknown; paddle2onnx
     exports it, with unknown sizes too. (`paddle.nn.functional.pad` in place of the zeros would be exported to wrong numbers.)
-    It takes several times the memory of its result. Arguments are not checked.
+    It takes several times the memory of its result. In bfloat16 it has no gradient on a CPU, for want of Paddle's. Arguments
+    are not checked.
     """
     mask_height, mask_width = mask_size
     _, _, height, width = sizes(x)

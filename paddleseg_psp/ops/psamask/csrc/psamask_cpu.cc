@@ -38,7 +38,7 @@ void Forward(const T* x, T* out, const PsaMaskGeometry& g) {
     const int64_t n = tile / (H * H), row_h = tile / H % H, column_h = tile % H;
     const int64_t h = g.distribute ? row_h : column_h, target_h = g.distribute ? column_h : row_h;
     const int64_t i = target_h - h + half_h;
-    // x [i, j = target_w - w + half_w, h, w], as an offset in target_w and w
+    // Reads x at (i, j = target_w - w + half_w), (h, w): it moves by these steps with target_w and with w.
     const T* from = x + ((n * g.mask_height + i) * g.mask_width + half_w) * HW + h * W;
     const int64_t target_w_step = HW, w_step = 1 - HW;
     const int64_t row_step = g.distribute ? w_step : target_w_step, column_step = g.distribute ? target_w_step : w_step;
@@ -57,7 +57,7 @@ void Backward(const T* grad_out, T* grad_x, const PsaMaskGeometry& g) {
   for (int64_t tile = 0; tile < g.batch * g.mask_height * H; ++tile) {
     const int64_t n = tile / (g.mask_height * H), i = tile / H % g.mask_height, h = tile % H;
     const int64_t target_h = h + i - half_h;
-    // grad_out at (h, w) and (target_h, target_w = w + j - half_w), as an offset in j and w
+    // Reads grad_out at (h, w), (target_h, target_w = w + j - half_w): it moves by these steps with j and with w.
     const int64_t row_h = g.distribute ? h : target_h, column_h = g.distribute ? target_h : h;
     const int64_t j_step = g.distribute ? 1 : HW, w_step = HW + 1;
     const T* from = grad_out + (n * HW + row_h * W) * HW + column_h * W - half_w * j_step;

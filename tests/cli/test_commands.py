@@ -1,0 +1,266 @@
+"""The four commands as users call them: what they print, write and return."""
+
+import os
+import re
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from helpers import ROOT, run_python
+
+from paddleseg_psp.cli import arguments, export, predict, train, val
+
+MAINS = {"train": train.main, "val": val.main, "predict": predict.main, "export": export.main}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Commands run in an empty folder, so that a test sees whatever they leave behind."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def fails(capsys):
+    """Returns a function that runs a command which must fail, and returns the one line it says."""
+
+    def run(command, *args):
+        with pytest.raises(SystemExit) as caught:
+            MAINS[command]([*map(str, args), "--device", "cpu"])
+        assert caught.value.code == 1
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert lines[-1].startswith("Error: ") and "Traceback" not in "\n".join(lines)
+        return lines[-1]
+
+    return run
+
+
+def test_train_val_predict_export(trained, tmp_path, tiny_data, capsys):
+    config, weights, training = trained
+    val.main(["--config", config, "--model_path", weights, "--device", "cpu"])
+    evaluation = capsys.readouterr().out
+    metrics = re.compile(r"\[EVAL\] #Images: 3 mIoU: ([\d.]+) Acc: ([\d.]+) Kappa: (-?[\d.]+) Dice: ([\d.]+)")
+    assert metrics.search(training).groups() == metrics.search(evaluation).groups()
+    for words in ("mAcc: ", "Class IoU", "Class Precision", "Class Recall", "occur nowhere and are left out"):
+        assert words in evaluation
+    images = tiny_data / "leftImg8bit" / "val"
+    predict.main(
+        ["--config", config, "--model_path", weights, "--image_path", str(images), "--save_dir", "result", "--device", "cpu"]
+    )
+    for kind in ("added_prediction", "pseudo_color_prediction"):
+        assert sum(len(files) for _, _, files in os.walk(os.path.join("result", kind))) == 3
+    export.main(["--config", config, "--model_path", weights, "--save_dir", "inference"])
+    assert set(os.listdir("inference")) == {"model.json", "model.pdiparams", "deploy.yaml"}
+    assert capsys.readouterr().out.count("of the pixels have the network's class") == 4
+
+
+def test_fixed_input_shape(trained):
+    config, weights, _ = trained
+    export.main(["--config", config, "--model_path", weights, "--save_dir", "out", "--input_shape", "1", "3", "48", "64"])
+    with open("out/deploy.yaml") as file:
+        assert yaml.safe_load(file)["Deploy"]["input_shape"] == [1, 3, 48, 64]
+
+
+def test_sliding_window_and_augmented_evaluation(trained, capsys):
+    config, weights, _ = trained
+    base = ["--config", config, "--model_path", weights, "--device", "cpu"]
+    val.main([*base, "--is_slide", "--crop_size", "32", "32", "--stride", "24", "24"])
+    val.main([*base, "--aug_eval", "--scales", "0.75", "1.0", "--flip_horizontal"])
+    assert capsys.readouterr().out.count("[EVAL] #Images: 3 mIoU") == 2
+
+
+def test_gpu_falls_back_to_the_cpu_with_one_line(trained, capsys):
+    config, weights, _ = trained
+    val.main(["--config", config, "--model_path", weights, "--device", "gpu"])
+    assert capsys.readouterr().out.count("No GPU") == 1
+
+
+def test_seeded_training_repeats(write_config, tmp_path):
+    path = write_config("PSANet")
+    for name in ("first", "second"):
+        train.main(["--config", path, "--iters", "2", "--seed", "3", "--save_dir", str(tmp_path / name), "--device", "cpu"])
+    from paddleseg_psp.models.weights import read_weights
+
+    first, second = (read_weights(str(tmp_path / name / "iter_2" / "model.pdparams")) for name in ("first", "second"))
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def test_flags_are_those_of_paddleseg():
+    """With the abbreviation that PSANet_paddle documents."""
+    parsed = arguments.parser("", "log_iters", "save_interval").parse_args(["--log_iter", "100"])
+    assert parsed.log_iters == 100 and parsed.save_interval == 1000
+
+
+# What users get wrong.
+
+
+def test_missing_configuration(fails):
+    assert "--config: there is no file gone.yml" in fails("train", "--config", "gone.yml")
+    assert "--config is missing" in fails("train")
+
+
+def test_unknown_component(fails, write_config):
+    line = fails("train", "--config", write_config(), "--opts", "model.type=PSPNett")
+    assert "config.yml: model.type: there is no component 'PSPNett'; did you mean PSPNet" in line
+
+
+def test_misspelt_keys(fails, write_config):
+    path = write_config()
+    assert "model.dropuot: PSPNet has no such argument; did you mean dropout?" in fails(
+        "train", "--config", path, "--opts", "model.dropuot=0.1"
+    )
+    assert "loss_: unknown key; did you mean loss?" in fails("train", "--config", path, "--opts", "loss_=1")
+    assert "train_dataset.dataset_rot: Cityscapes has no such argument" in fails(
+        "train", "--config", path, "--opts", "train_dataset.dataset_rot=x"
+    )
+
+
+def test_missing_data(fails, write_config, tmp_path):
+    line = fails("train", "--config", write_config(data=tmp_path / "nowhere"), "--save_dir", tmp_path / "out")
+    assert "there is no folder" in line and "nowhere" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def spoilt(tiny_data, tmp_path, write_config):
+    """Returns a function that spoils the label or image of one training sample, and the configuration for such data."""
+    data = shutil.copytree(tiny_data, tmp_path / "spoilt")
+    images = sorted((data / "leftImg8bit" / "train").glob("*/*.png"))
+    labels = sorted((data / "gtFine" / "train").glob("*/*_labelTrainIds.png"))
+    return images, labels, write_config(data=data)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_data_names_the_file(fails, spoilt, workers):
+    images, labels, config = spoilt
+    for label in labels:
+        cv2.imwrite(str(label), np.full((48, 64), 33, np.uint8))
+    line = fails("train", "--config", config, "--num_workers", workers)
+    assert line.startswith("Error: the label ") and "_gtFine_labelTrainIds.png has the values 33 on 3072 pixels" in line
+    for label in labels:
+        cv2.imwrite(str(label), np.zeros((24, 64), np.uint8))
+    assert "is 64x24 but its image" in fails("train", "--config", config, "--num_workers", workers)
+    for image in images:
+        image.write_bytes(image.read_bytes()[:100])
+    assert "cannot be read: it is missing, truncated or no image" in fails("train", "--config", config, "--num_workers", workers)
+    os.remove(labels[0])
+    assert "1 of 6 images have no label" in fails("train", "--config", config)
+
+
+def test_weights_of_another_network(fails, trained, write_config):
+    _, weights, _ = trained
+    for command in ("val", "export"):
+        line = fails(command, "--config", write_config("PSANet"), "--model_path", weights)
+        assert "does not fit this PSANet" in line and "are missing" in line
+    assert not os.path.exists("output")
+
+
+@pytest.mark.parametrize("command", ["val", "predict", "export"])
+def test_model_path_is_needed(fails, write_config, tiny_data, command):
+    more = ["--image_path", tiny_data / "leftImg8bit"] if command == "predict" else []
+    assert "--model_path is missing" in fails(command, "--config", write_config(), *more)
+
+
+def test_damaged_weights(fails, write_config, tmp_path):
+    (tmp_path / "model.pdparams").write_bytes(b"no weights")
+    assert "is no complete .pdparams file" in fails("val", "--config", write_config(), "--model_path", tmp_path / "model.pdparams")
+    assert "there is no file" in fails("val", "--config", write_config(), "--model_path", tmp_path / "gone.pdparams")
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "/proc/nothing"])
+def test_folders_that_cannot_be_written(fails, trained, write_config, tmp_path, folder):
+    config, weights, _ = trained
+    (tmp_path / "file").write_text("kept")
+    folder = os.path.join(tmp_path, folder)
+    assert "--save_dir" in fails("train", "--config", config, "--save_dir", folder)
+    assert "--save_dir" in fails("export", "--config", config, "--model_path", weights, "--save_dir", folder)
+    images = yaml.safe_load(open(config))["val_dataset"]["dataset_root"]
+    assert "--save_dir" in fails(
+        "predict", "--config", config, "--model_path", weights, "--image_path", images, "--save_dir", folder
+    )
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_even_mask(fails, write_config):
+    line = fails("train", "--config", write_config("PSANet"), "--opts", "model.mask_h=4", "model.mask_w=5")
+    assert "model: PSANet could not be built: mask_h and mask_w must be odd" in line
+
+
+def test_images_that_are_not_there(fails, trained, tmp_path):
+    config, weights, _ = trained
+    assert "--image_path is missing" in fails("predict", "--config", config, "--model_path", weights)
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "gone", tmp_path / "empty"):
+        assert "--image_path" in fails("predict", "--config", config, "--model_path", weights, "--image_path", path)
+
+
+def test_damaged_image(fails, trained, tmp_path):
+    config, weights, _ = trained
+    (tmp_path / "image.png").write_bytes(b"no image")
+    line = fails("predict", "--config", config, "--model_path", weights, "--image_path", tmp_path / "image.png")
+    assert "image.png cannot be read" in line
+
+
+@pytest.mark.parametrize("flags", [["--is_slide"], ["--is_slide", "--crop_size", "8", "8", "--stride", "9", "8"]])
+def test_incomplete_windows(fails, trained, flags):
+    config, weights, _ = trained
+    assert "--stride" in fails("val", "--config", config, "--model_path", weights, *flags)
+
+
+def test_wrong_input_shape(fails, trained):
+    config, weights, _ = trained
+    line = fails("export", "--config", config, "--model_path", weights, "--input_shape", "1", "3", "48")
+    assert "--input_shape takes N C H W" in line
+
+
+def test_debug_shows_the_traceback(write_config, tmp_path):
+    process = run_python(["train.py", "--config", write_config(data=tmp_path / "nowhere"), "--device", "cpu"])
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert process.stderr.strip().splitlines()[-1].startswith("Error: ")
+    process = run_python(["train.py", "--config", write_config(data=tmp_path / "nowhere"), "--device", "cpu", "--debug"])
+    assert process.returncode == 1 and "Traceback" in process.stderr
+
+
+@pytest.mark.parametrize("script", ["train.py", "val.py", "predict.py", "export.py", "deploy/python/infer.py"])
+def test_entry_points_explain_themselves(script):
+    process = run_python([script, "--help"])
+    assert process.returncode == 0 and "--config" in process.stdout
+    with open(os.path.join(ROOT, script)) as file:
+        assert script.startswith("deploy") or len(file.readlines()) < 40
+
+
+def test_infer_script(trained, tiny_data, tmp_path):
+    config, weights, _ = trained
+    export.main(["--config", config, "--model_path", weights, "--save_dir", str(tmp_path / "bundle")])
+    predict.main(
+        ["--config", config, "--model_path", weights, "--image_path", str(tiny_data / "leftImg8bit" / "val"), "--save_dir"]
+        + [str(tmp_path / "expected"), "--device", "cpu"]
+    )
+    images, log = tiny_data / "leftImg8bit" / "val", tmp_path / "log.txt"
+    for onednn in ("True", "False"):
+        process = run_python(
+            ["deploy/python/infer.py", f"--config={tmp_path / 'bundle' / 'deploy.yaml'}", f"--image_path={images}"]
+            + [f"--save_dir={tmp_path / onednn}", f"--enable_mkldnn={onednn}", "--batch_size=2", "--benchmark=True"]
+            + [f"--save_log_path={log}", "--model_name=pspnet"]
+        )
+        assert process.returncode == 0, process.stderr
+        assert re.search(r"pspnet: [\d.]+ images/s, batch 2", process.stdout)
+        for expected in (tmp_path / "expected" / "pseudo_color_prediction").glob("*/*.png"):
+            actual = tmp_path / onednn / expected.parent.name / expected.name
+            same = cv2.imread(str(actual), cv2.IMREAD_UNCHANGED) == cv2.imread(str(expected), cv2.IMREAD_UNCHANGED)
+            assert same.mean() >= 0.9999
+    assert len(log.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("flags, words", [(["--use_trt=True"], "--use_trt False"), (["--precision=int8"], "--precision fp32"), ([], "deploy.yaml")])
+def test_infer_script_fails_honestly(tiny_data, tmp_path, flags, words):
+    command = ["deploy/python/infer.py", f"--config={tmp_path / 'gone.yaml'}", f"--image_path={tiny_data / 'leftImg8bit' / 'val'}"]
+    process = run_python([*command, f"--save_dir={tmp_path / 'out'}", *flags])
+    assert process.returncode == 1
+    assert words in process.stderr.strip().splitlines()[-1]
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,224 @@
+"""Finding and building the operator, each in fresh processes on a copy of the package that has no built operator."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+from paddleseg_psp.ops import build
+
+COMPUTE = """
+import paddle
+from paddleseg_psp.ops import build, psa_mask
+from paddleseg_psp.ops.psamask.reference import psa_mask as reference
+
+x = paddle.rand([1, 9, 4, 5])
+for psa_type in ("collect", "distribute"):
+    assert (psa_mask(x, psa_type, (3, 3)) == reference(x, psa_type, (3, 3))).all()
+print("native:", build.load_operator())
+"""
+REQUIRE = "from paddleseg_psp.ops import build; build.load_operator(required=True)"
+
+
+@pytest.fixture
+def package(tmp_path):
+    """Returns the folder of a copy of the package, beside which there is an empty folder `cache`."""
+    ignored = shutil.ignore_patterns("_lib", "__pycache__")
+    shutil.copytree(os.path.join(ROOT, "paddleseg_psp"), tmp_path / "copy" / "paddleseg_psp", ignore=ignored)
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "copy"
+
+
+def start(package, *arguments, **environment):
+    environment = {**os.environ, "PADDLESEG_PSP_CACHE": str(package.parent / "cache"), **environment}
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(command, cwd=package, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def run(package, *arguments, **environment):
+    return finish(start(package, *arguments, **environment))
+
+
+def compiler(folder, *lines):
+    """Makes a compiler out of a shell script; each of its runs adds its arguments as a line to the file `log`."""
+    path = folder / "compiler"
+    path.write_text("\n".join(["#!/bin/sh", f'echo "$@" >> {folder}/log', *lines]))
+    path.chmod(0o755)
+    return str(path)
+
+
+def libraries(folder):
+    return sorted(path for path in folder.rglob("*.so"))
+
+
+def test_importing_builds_and_loads_nothing(package):
+    script = (
+        "import paddleseg_psp.ops, paddleseg_psp.ops.build\n"
+        "from paddle.base.framework import OpProtoHolder\n"
+        "assert 'paddleseg_psa_mask' not in OpProtoHolder.instance().op_proto_map"
+    )
+    code, out, err = run(package, "-c", script)
+    assert code == 0, err
+    assert "ccache" not in err
+    assert not list((package.parent / "cache").iterdir()) and not libraries(package)
+
+
+def test_two_processes_build_once(package):
+    cxx = compiler(package.parent, 'exec g++ "$@"')
+    results = [finish(process) for process in [start(package, "-c", COMPUTE, CXX=cxx) for _ in range(2)]]
+    assert [(code, out) for code, out, err in results] == [(0, "native: True\n")] * 2, results
+    assert (package.parent / "log").read_text().count("-shared") == 1
+
+    # A lock that a dead process left behind does not block, and a later process builds nothing.
+    assert list((package.parent / "cache").glob("*.lock"))
+    assert run(package, "-c", COMPUTE, CXX=cxx)[:2] == (0, "native: True\n")
+    assert (package.parent / "log").read_text().count("-shared") == 1
+
+
+@pytest.mark.parametrize("environment", [{"CXX": "/nonexistent/g++"}, {"PATH": ""}], ids=str)
+def test_without_a_compiler_the_reference_computes_and_says_so_once(package, environment):
+    code, out, err = run(package, "-c", COMPUTE, **environment)
+    assert (code, out) == (0, "native: False\n"), err
+    assert err.count("psa_mask uses plain Paddle operators") == 1 and err.count("was not found") == 1
+    assert "apt-get install g++" in err
+
+    code, out, err = run(package, "-c", COMPUTE, PSA_MASK_IMPL="native", **environment)
+    assert code != 0 and "RuntimeError: The native operator psa_mask is needed here, but" in err
+    code, out, err = run(package, "-c", REQUIRE, **environment)
+    assert code != 0 and "apt-get install g++" in err
+
+
+def test_a_failing_compiler_is_quoted(package):
+    cxx = compiler(package.parent, "echo 'internal error: out of luck'", "exit 1")
+    code, out, err = run(package, "-c", REQUIRE, CXX=cxx)
+    assert code != 0 and "out of luck" in err and "psamask_cpu.cc" in err
+
+    code, out, err = run(package, "-m", "paddleseg_psp.ops.build", CXX=cxx)
+    assert code == 1 and "Traceback" not in err
+    assert "The operator psa_mask was not built: the compiler failed" in err and "out of luck" in err
+    assert not libraries(package.parent)
+
+
+def test_a_cache_that_cannot_be_written_is_named(package):
+    code, out, err = run(package, "-c", COMPUTE, PADDLESEG_PSP_CACHE="/dev/null/cache")
+    assert (code, out) == (0, "native: False\n"), err
+    assert "/dev/null/cache" in err and "PADDLESEG_PSP_CACHE" in err
+
+
+def test_ahead_of_time_build_is_used_without_a_compiler(package):
+    code, out, err = run(package, "-m", "paddleseg_psp.ops.build")
+    assert code == 0, err
+    (library,) = libraries(package)
+    assert out == f"psa_mask: {library}\n" and library.parent == package / "paddleseg_psp" / "ops" / "_lib"
+    for environment in ({}, {"CXX": "/nonexistent/g++"}):
+        assert run(package, "-c", COMPUTE, **environment)[:2] == (0, "native: True\n")
+    assert not list((package.parent / "cache").iterdir())
+
+    # What was built from other sources is not used.
+    with open(package / "paddleseg_psp" / "ops" / "psamask" / "csrc" / "psamask.h", "a") as file:
+        file.write("// changed\n")
+    assert run(package, "-c", COMPUTE, CXX="/nonexistent/g++")[:2] == (0, "native: False\n")
+
+
+def test_ahead_of_time_build_into_a_read_only_package(package):
+    (package / "paddleseg_psp" / "ops" / "_lib").write_text("a file, so that no folder can be made here")
+    code, out, err = run(package, "-m", "paddleseg_psp.ops.build")
+    assert code == 0, err
+    (library,) = libraries(package.parent / "cache")
+    assert "cannot be written" in out and out.endswith(f"psa_mask: {library}\n")
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Lets `build` in this process look into a copy of the sources, and into empty folders for built operators."""
+    shutil.copytree(build.SOURCES, tmp_path / "csrc")
+    monkeypatch.setattr(build, "SOURCES", tmp_path / "csrc")
+    monkeypatch.setattr(build, "PREBUILT", tmp_path / "prebuilt")
+    monkeypatch.setenv("PADDLESEG_PSP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", compiler(tmp_path, "echo version 1"))
+    monkeypatch.setattr(build.paddle, "is_compiled_with_cuda", lambda: False)
+    for name in ("prebuilt", "cache"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def test_file_names_tell_what_differs(folders, monkeypatch):
+    names = [build._Variant(cuda=False).file_name()]
+
+    def differs():
+        names.append(build._Variant(cuda=False).file_name())
+        return names.count(names[-1]) == 1
+
+    assert not differs()
+    compiler(folders, "echo version 2")
+    assert differs()
+    monkeypatch.setattr(build.paddle.version, "full_version", "3.9.9")
+    assert differs()
+    (folders / "csrc" / "psamask_cpu.cc").write_text("int changed;")
+    assert differs()
+    (folders / "elsewhere").mkdir()
+    monkeypatch.setenv("CXX", compiler(folders / "elsewhere", "echo version 2"))
+    assert differs()
+
+
+def test_what_fits_is_found(folders, monkeypatch):
+    assert build.find_library() is None
+    name = build._Variant(cuda=False).file_name()
+    for folder in ("cache", "prebuilt"):  # the package comes first
+        (folders / folder / name).touch()
+        assert build.find_library() == folders / folder / name
+    (folders / "cache" / name).unlink()
+
+    compiler(folders, "echo version 2")
+    assert build.find_library() is None  # another compiler's
+    monkeypatch.setenv("CXX", "/nonexistent/g++")
+    assert build.find_library() == folders / "prebuilt" / name  # but better than none
+    (folders / "csrc" / "psamask.h").write_text("// other sources")
+    assert build.find_library() is None
+
+
+def test_paddle_for_cuda_prefers_its_kernels(folders, monkeypatch):
+    monkeypatch.setattr(build.paddle, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setenv("PATH", str(folders))
+    (folders / "nvcc").write_text("#!/bin/sh\n")
+    (folders / "nvcc").chmod(0o755)
+    for cuda in (False, True):
+        name = build._Variant(cuda).file_name()
+        (folders / "prebuilt" / name).touch()
+        assert build.find_library() == folders / "prebuilt" / name
+    (folders / "nvcc").unlink()
+    assert build.find_library().name == name
+
+
+def test_on_a_gpu_the_cpu_kernels_alone_are_not_enough(monkeypatch):
+    monkeypatch.setattr(build, "_register", lambda: (False, None))
+    assert build.load_operator()
+    monkeypatch.setattr(build.paddle, "get_device", lambda: "gpu:0")
+    assert not build.load_operator()
+    with pytest.raises(RuntimeError, match="nvcc"):
+        build.load_operator(required=True)
+
+
+needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
+
+
+@needs_nvcc
+def test_cuda_kernels_compile(tmp_path):
+    files = ["-c", build.SOURCES / "psamask_cuda.cu", "-o", tmp_path / "psamask_cuda.o"]
+    subprocess.run(["nvcc", "-std=c++17", "-Werror", "all-warnings", *files], check=True)
+
+
+@needs_nvcc
+@pytest.mark.slow
+def test_library_for_cuda_builds(tmp_path):
+    library = build._Variant(cuda=True).build(tmp_path)
+    symbols = subprocess.run(["nm", "-D", "--defined-only", library], stdout=subprocess.PIPE, text=True, check=True).stdout
+    for name in ("psamask_forward_cuda", "psamask_backward_cuda", "psamask_forward_cpu", "psamask_backward_cpu"):
+        assert f" T {name}\n" in symbols

@@ -1,0 +1,419 @@
+"""psa_mask and psa_attention: the native operator and the reference against golden vectors, loops in NumPy, and each other."""
+
+import ctypes
+import glob
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import paddle
+import pytest
+from helpers import GOLDEN, ROOT, relative_error, run_python
+from paddleseg_psp.ops import build, psa_attention, psa_mask
+from paddleseg_psp.ops.psamask.reference import psa_mask as reference_psa_mask
+
+TYPES = ["collect", "distribute"]
+IMPLEMENTATIONS = ["native", "reference"]
+# N, H, W, mask_h, mask_w
+SHAPES = [
+    (2, 5, 7, 3, 5),  # a mask smaller than the map
+    (2, 3, 4, 9, 11),  # larger
+    (1, 6, 5, 11, 9),  # that just covers it
+    (1, 4, 6, 3, 21),  # smaller one way, larger the other
+    (3, 1, 9, 5, 3),
+    (2, 9, 1, 3, 5),
+    (1, 1, 1, 3, 3),
+    (1, 2, 67, 3, 71),  # more than two of the kernel's blocks
+]
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def implementation(request, monkeypatch):
+    monkeypatch.setenv("PSA_MASK_IMPL", request.param)
+    return request.param
+
+
+def pairs(shape, mask_size):
+    """Yields (mask position, feature position, target) by the definition."""
+    height, width = shape[2:]
+    for h in range(height):
+        for w in range(width):
+            for i in range(mask_size[0]):
+                for j in range(mask_size[1]):
+                    target_h, target_w = h + i - mask_size[0] // 2, w + j - mask_size[1] // 2
+                    if 0 <= target_h < height and 0 <= target_w < width:
+                        yield i * mask_size[1] + j, h * width + w, target_h * width + target_w
+
+
+def numpy_psa_mask(x, psa_type, mask_size):
+    n, _, height, width = x.shape
+    flat, out = x.reshape(n, -1, height * width), np.zeros((n, height * width, height * width), x.dtype)
+    for mask, position, target in pairs(x.shape, mask_size):
+        row, column = (target, position) if psa_type == "collect" else (position, target)
+        out[:, row, column] = flat[:, mask, position]
+    return out.reshape(n, -1, height, width)
+
+
+def numpy_psa_mask_gradient(grad_out, psa_type, mask_size):
+    n, positions, height, width = grad_out.shape
+    flat = grad_out.reshape(n, positions, positions)
+    grad_x = np.zeros((n, mask_size[0] * mask_size[1], positions), grad_out.dtype)
+    for mask, position, target in pairs(grad_out.shape, mask_size):
+        row, column = (target, position) if psa_type == "collect" else (position, target)
+        grad_x[:, mask, position] = flat[:, row, column]
+    return grad_x.reshape(n, -1, height, width)
+
+
+def numpy_psa_attention(value, mask, psa_type, mask_size, softmax, normalization):
+    n, channels, height, width = value.shape
+    attention = numpy_psa_mask(mask, psa_type, mask_size).reshape(n, height * width, height * width)
+    if softmax:
+        attention = np.exp(attention)
+        attention = attention / attention.sum(1, keepdims=True)
+    return (value.reshape(n, channels, -1) @ attention / normalization).reshape(value.shape)
+
+
+def random(*shape, dtype="float32"):
+    return np.random.standard_normal(shape).astype(dtype)
+
+
+def forward_and_gradient(x, grad_out, psa_type, mask_size):
+    x = paddle.to_tensor(x, stop_gradient=False)
+    out = psa_mask(x, psa_type, mask_size)
+    (grad_x,) = paddle.grad(out, x, paddle.to_tensor(grad_out))
+    return out.numpy(), grad_x.numpy()
+
+
+@pytest.mark.parametrize("path", sorted(glob.glob(os.path.join(GOLDEN, "psamask_*.npz"))), ids=os.path.basename)
+def test_golden_vectors(path, implementation):
+    with np.load(path) as golden:
+        arguments = golden["x"], golden["grad_out"], TYPES[int(golden["psa_type"])], golden["mask_size"].tolist()
+        out, grad_x = forward_and_gradient(*arguments)
+        np.testing.assert_array_equal(out, golden["out"])
+        np.testing.assert_array_equal(grad_x, golden["grad_x"])
+
+
+def test_golden_vectors_are_there():
+    assert len(glob.glob(os.path.join(GOLDEN, "psamask_*.npz"))) == 20
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("psa_type", TYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_equals_loops(shape, psa_type, dtype, implementation):
+    n, height, width, *mask_size = shape
+    x = random(n, mask_size[0] * mask_size[1], height, width, dtype=dtype)
+    grad_out = random(n, height * width, height, width, dtype=dtype)
+    out, grad_x = forward_and_gradient(x, grad_out, psa_type, mask_size)
+    assert out.dtype == grad_x.dtype == dtype
+    np.testing.assert_array_equal(out, numpy_psa_mask(x, psa_type, mask_size))
+    np.testing.assert_array_equal(grad_x, numpy_psa_mask_gradient(grad_out, psa_type, mask_size))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("psa_type", TYPES)
+def test_low_precision_is_copied_too(psa_type, dtype, implementation):
+    x, grad_out = (paddle.to_tensor(random(2, channels, 4, 7)).astype(dtype) for channels in (15, 28))
+    x.stop_gradient = False
+    out = psa_mask(x, psa_type, (3, 5))
+    assert out.dtype == x.dtype
+    expected = numpy_psa_mask(x.astype("float32").numpy(), psa_type, (3, 5))
+    np.testing.assert_array_equal(out.astype("float32").numpy(), expected)
+
+    if (implementation, dtype) == ("reference", "bfloat16"):
+        return  # Paddle's concat has no bfloat16 gradient on a CPU
+    (grad_x,) = paddle.grad(out, x, grad_out)
+    assert grad_x.dtype == x.dtype
+    expected = numpy_psa_mask_gradient(grad_out.astype("float32").numpy(), psa_type, (3, 5))
+    np.testing.assert_array_equal(grad_x.astype("float32").numpy(), expected)
+
+
+@pytest.mark.parametrize("psa_type", TYPES)
+def test_infinity_and_nan_stay_where_they_are(psa_type, implementation):
+    x = random(1, 15, 4, 5)
+    x[0, 3, 2, 2], x[0, 7, 1, 1], x[0, 0, 0, 0] = np.inf, np.nan, np.inf  # the last lies outside the map
+    grad_out = random(1, 20, 4, 5)
+    grad_out[0, 9, 1, 2] = np.nan
+    out, grad_x = forward_and_gradient(x, grad_out, psa_type, (5, 3))
+    np.testing.assert_array_equal(out, numpy_psa_mask(x, psa_type, (5, 3)))
+    np.testing.assert_array_equal(grad_x, numpy_psa_mask_gradient(grad_out, psa_type, (5, 3)))
+
+
+@pytest.mark.parametrize("psa_type", TYPES)
+def test_views_that_are_not_contiguous(psa_type, implementation):
+    whole = paddle.to_tensor(random(2, 15, 9, 8))
+    for view in (whole.transpose([0, 1, 3, 2]), whole[:, :, 2:7, 1:5]):
+        assert not view.is_contiguous()
+        np.testing.assert_array_equal(
+            psa_mask(view, psa_type, (3, 5)).numpy(), numpy_psa_mask(view.numpy(), psa_type, (3, 5))
+        )
+
+
+def test_native_equals_reference_on_a_map_of_usual_size(monkeypatch):
+    monkeypatch.setenv("PSA_MASK_IMPL", "native")
+    x = paddle.to_tensor(random(1, 59 * 59, 30, 29))
+    for psa_type in TYPES:
+        out, expected = psa_mask(x, psa_type, (59, 59)), reference_psa_mask(x, psa_type, (59, 59))
+        np.testing.assert_array_equal(out.numpy(), expected.numpy())
+
+
+@pytest.mark.parametrize("softmax, normalization", [(True, 1.0), (False, 35)])
+@pytest.mark.parametrize("psa_type", TYPES)
+def test_attention_equals_its_formula(psa_type, softmax, normalization, implementation):
+    value, mask = random(2, 6, 4, 5, dtype="float64"), random(2, 35, 4, 5, dtype="float64")
+    out = psa_attention(paddle.to_tensor(value), paddle.to_tensor(mask), psa_type, (5, 7), softmax, normalization)
+    assert relative_error(out, numpy_psa_attention(value, mask, psa_type, (5, 7), softmax, normalization)) < 1e-14
+
+
+@pytest.mark.parametrize("psa_type", TYPES)
+def test_attention_gradient_equals_finite_difference(psa_type, implementation):
+    value, mask, weight = (random(2, channels, 4, 5, dtype="float64") for channels in (3, 35, 3))
+    directions = random(*value.shape, dtype="float64"), random(*mask.shape, dtype="float64")
+
+    def loss(step):
+        moved = value + step * directions[0], mask + step * directions[1]
+        return (numpy_psa_attention(*moved, psa_type, (5, 7), True, 2.0) * weight).sum()
+
+    tensors = [paddle.to_tensor(array, stop_gradient=False) for array in (value, mask)]
+    out = psa_attention(*tensors, psa_type, (5, 7), normalization=2.0)
+    gradients = paddle.grad((out * paddle.to_tensor(weight)).sum(), tensors)
+    slope = sum((gradient.numpy() * direction).sum() for gradient, direction in zip(gradients, directions))
+    assert abs(slope - (loss(1e-5) - loss(-1e-5)) / 2e-5) < 1e-8 * abs(slope)
+
+
+class Attention(paddle.nn.Layer):
+    """A convolution in front of the operator, as in PSANet."""
+
+    def __init__(self, psa_type):
+        super().__init__()
+        self.psa_type = psa_type
+        self.reduce = paddle.nn.Conv2D(3, 8, 3, padding=1)
+        self.mask = paddle.nn.Conv2D(8, 15, 3, padding=1)
+
+    def forward(self, x):
+        value = paddle.nn.functional.relu(self.reduce(x))
+        mask = self.mask(value)
+        return psa_mask(mask, self.psa_type, (5, 3)), psa_attention(value, mask, self.psa_type, (5, 3))
+
+
+STATIC_SHAPES = [[2, 3, 6, 7], [-1, 3, 6, 7], [2, 3, -1, -1], [2, 3, -1, 7], [-1, 3, -1, -1]]
+
+
+@pytest.mark.parametrize("shape", STATIC_SHAPES, ids=str)
+@pytest.mark.parametrize("psa_type", TYPES)
+def test_static_graph(psa_type, shape, implementation):
+    model = Attention(psa_type)
+    spec = [paddle.static.InputSpec(shape, "float32")]
+    static = paddle.jit.to_static(Attention(psa_type), full_graph=True, input_spec=spec)
+    static.set_state_dict(model.state_dict())
+
+    n, _, height, width = shape
+    positions = height * width if min(height, width) > 0 else -1
+    if implementation == "native":  # Paddle cannot infer so much through the reference's reshapes
+        assert [list(out.shape) for out in static.forward.outputs] == [[n, positions, height, width], [n, 8, height, width]]
+
+    sizes = [(2, 3, 6, 7)] + [(3, 3, 4, 9)] * (shape == [-1, 3, -1, -1])
+    for size in sizes:
+        x = paddle.to_tensor(random(*size))
+        outs, expected = static(x), model(x)
+        for out, wanted in zip(outs, expected):
+            assert relative_error(out, wanted) < 1e-6
+        sum((out * out).sum() for out in outs).backward()
+        sum((out * out).sum() for out in expected).backward()
+        for parameter, wanted in zip(static.parameters(), model.parameters()):
+            assert relative_error(parameter.grad, wanted.grad) < 1e-5
+        static.clear_gradients()
+        model.clear_gradients()
+
+
+PREDICT = """
+import sys
+import numpy as np
+import paddle
+from paddleseg_psp.ops import build
+
+folder, onednn = sys.argv[1:]
+build.load_operator(required=True)
+for name in ("fixed", "unknown"):
+    config = paddle.inference.Config(f"{folder}/{name}.json", f"{folder}/{name}.pdiparams")
+    config.disable_glog_info()
+    config.disable_mkldnn() if onednn == "off" else config.enable_mkldnn()
+    if onednn == "without the placement pass":
+        config.delete_pass("onednn_placement_pass")
+    predictor = paddle.inference.create_predictor(config)
+    predictor.get_input_handle(predictor.get_input_names()[0]).copy_from_cpu(np.load(f"{folder}/x.npy"))
+    predictor.run()
+    outs = [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
+    np.savez(f"{folder}/{name}.npz", *outs)
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Exported models of both types, with fixed and unknown sizes, and what they must give for x.npy."""
+    build.load_operator(required=True)
+    paddle.seed(1)
+    folder, expected = tmp_path_factory.mktemp("exported"), {}
+    x = np.random.RandomState(1).standard_normal((2, 3, 6, 7)).astype("float32")
+    for psa_type in TYPES:
+        model = Attention(psa_type)
+        (folder / psa_type).mkdir()
+        np.save(folder / psa_type / "x.npy", x)
+        expected[psa_type] = [out.numpy() for out in model(paddle.to_tensor(x))]
+        for name, shape in (("fixed", x.shape), ("unknown", (-1, 3, -1, -1))):
+            spec = [paddle.static.InputSpec(shape, "float32", "x")]
+            static = paddle.jit.to_static(model, full_graph=True, input_spec=spec)
+            paddle.jit.save(static, str(folder / psa_type / name))
+            model.forward = model.forward.rollback()
+    return folder, expected
+
+
+# With oneDNN a convolution leaves its result in a memory layout of its own, which the operator must not read as NCHW.
+@pytest.mark.parametrize("onednn", ["off", "without the placement pass", "with it"])
+@pytest.mark.parametrize("psa_type", TYPES)
+def test_predictor(exported, psa_type, onednn):
+    folder, expected = exported
+    result = run_python(["-c", PREDICT, folder / psa_type, onednn])
+    assert result.returncode == 0, result.stderr
+    for name in ("fixed", "unknown"):
+        with np.load(folder / psa_type / f"{name}.npz") as outs:
+            for key, wanted in zip(outs.files, expected[psa_type]):
+                assert relative_error(outs[key], wanted) < 1e-5, (name, key)
+
+
+EXPORT = """
+import sys
+import numpy as np
+import onnxruntime
+import paddle
+import paddle2onnx
+from paddleseg_psp.ops import psa_mask
+
+class Net(paddle.nn.Layer):
+    def forward(self, x):
+        return psa_mask(x, self.psa_type, (5, 3))
+
+for psa_type in ("collect", "distribute"):
+    net, path = Net(), f"{sys.argv[1]}/{psa_type}"
+    net.psa_type = psa_type
+    for shape, sizes in (([2, 15, 4, 6], [(2, 15, 4, 6)]), ([-1, 15, -1, -1], [(1, 15, 4, 6), (3, 15, 7, 5)])):
+        spec = [paddle.static.InputSpec(shape, "float32", "x")]
+        paddle.jit.save(paddle.jit.to_static(Net.forward.__get__(net), full_graph=True, input_spec=spec), path)
+        paddle2onnx.export(f"{path}.json", "", f"{path}.onnx", opset_version=13, optimize_tool=None)
+        session = onnxruntime.InferenceSession(f"{path}.onnx", providers=["CPUExecutionProvider"])
+        for size in sizes:
+            x = np.random.standard_normal(size).astype("float32")
+            np.testing.assert_array_equal(session.run(None, {"x": x})[0], net(paddle.to_tensor(x)).numpy())
+print("all equal")
+"""
+
+
+@pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("paddle2onnx", "onnxruntime")),
+    reason="paddle2onnx or onnxruntime is not installed",
+)
+def test_reference_exports_to_onnx_exactly(tmp_path):
+    script = tmp_path / "export.py"  # to_static needs its source
+    script.write_text(EXPORT)
+    result = run_python([script, tmp_path], env={"PSA_MASK_IMPL": "reference", "PYTHONPATH": ROOT})
+    assert result.returncode == 0 and "all equal" in result.stdout, result.stderr
+
+
+CUDA_ON_CPU = """
+struct Index { int64_t x; };
+static Index blockIdx, blockDim, threadIdx, gridDim;
+#define __global__
+#define __device__
+typedef void* cudaStream_t;
+static const int cudaErrorInvalidValue = 1;
+static int cudaGetLastError() { return 0; }
+template <class Kernel, class... Arguments>
+void launch(int64_t blocks, int threads, Kernel kernel, Arguments... arguments) {
+  gridDim.x = blocks < 3 ? blocks : 3;  // fewer threads than elements: each goes round its loop several times
+  blockDim.x = threads;
+  for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x)
+    for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) kernel(arguments...);
+}
+"""
+
+
+class Geometry(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "height", "width", "mask_height", "mask_width")]
+    _fields_ += [("distribute", ctypes.c_bool)]
+
+
+@pytest.fixture(scope="module")
+def cuda_kernels_on_cpu(tmp_path_factory):
+    """The CUDA kernels, thread after thread on the CPU: their index arithmetic can be tested without a GPU."""
+    if not shutil.which("g++"):
+        pytest.skip("g++ is not installed")
+    folder = tmp_path_factory.mktemp("cuda_on_cpu")
+    code = (build.SOURCES / "psamask_cuda.cu").read_text()
+    code = code.replace("#include <cuda_runtime.h>", "#include <cstdint>" + CUDA_ON_CPU)
+    code, launches = re.subn(r"(\w+)<<<(\w+), (\w+), .*?>>>\(", r"launch(\2, \3, \1, ", code)
+    assert launches == 1
+    (folder / "kernels.cc").write_text(code)
+    command = ["g++", "-O1", "-std=c++17", "-shared", "-fPIC", f"-I{build.SOURCES}", "kernels.cc", "-o", "kernels.so"]
+    subprocess.run(command, cwd=folder, check=True)
+    return ctypes.CDLL(str(folder / "kernels.so"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("psa_type", TYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_cuda_kernels_equal_loops(shape, psa_type, dtype, cuda_kernels_on_cpu):
+    n, height, width, *mask_size = shape
+    geometry = Geometry(*shape, psa_type == "distribute")
+
+    def run(kernel, array, channels):
+        result = np.full((n, channels, height, width), np.nan, dtype)
+        assert kernel(*(ctypes.c_void_p(a.ctypes.data) for a in (array, result)), array.itemsize, geometry, None) == 0
+        return result
+
+    x = random(n, mask_size[0] * mask_size[1], height, width, dtype=dtype)
+    out = run(cuda_kernels_on_cpu.psamask_forward_cuda, x, height * width)
+    np.testing.assert_array_equal(out, numpy_psa_mask(x, psa_type, mask_size))
+    grad_out = random(*out.shape, dtype=dtype)
+    grad_x = run(cuda_kernels_on_cpu.psamask_backward_cuda, grad_out, x.shape[1])
+    np.testing.assert_array_equal(grad_x, numpy_psa_mask_gradient(grad_out, psa_type, mask_size))
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"psa_type": "gather"}, ValueError, "collect, distribute, not 'gather'"),
+        ({"psa_type": 0}, ValueError, "collect, distribute, not 0"),
+        ({"mask_size": (3, 4)}, ValueError, "both odd"),
+        ({"mask_size": (3, -5)}, ValueError, "both odd"),
+        ({"mask_size": 3}, ValueError, "mask_h, mask_w"),
+        ({"mask_size": (3, 5.0)}, ValueError, "mask_h, mask_w"),
+        ({"mask_size": (5, 5)}, ValueError, r"mask_h \* mask_w = 25, H, W\], not of shape \[1, 15, 4, 6\]"),
+        ({"x": paddle.zeros([15, 4, 6])}, ValueError, r"not of shape \[15, 4, 6\]"),
+        ({"x": paddle.zeros([1, 15, 4, 6], "int32")}, TypeError, "float32 or float64, not .*int32"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, error, message):
+    good = {"x": paddle.zeros([1, 15, 4, 6]), "psa_type": "collect", "mask_size": (3, 5)}
+    with pytest.raises(error, match=message):
+        psa_mask(**{**good, **arguments})
+
+
+@pytest.mark.parametrize("shape", [[1, 8, 4, 5], [2, 8, 4, 6], [8, 4, 6]])
+def test_value_and_mask_must_fit(shape):
+    with pytest.raises(ValueError, match="value"):
+        psa_attention(paddle.zeros(shape), paddle.zeros([1, 15, 4, 6]), "collect", (3, 5))
+
+
+def test_unknown_implementation(monkeypatch):
+    monkeypatch.setenv("PSA_MASK_IMPL", "fast")
+    with pytest.raises(ValueError, match="auto, native, reference, not 'fast'"):
+        psa_mask(paddle.zeros([1, 15, 4, 6]), "collect", (3, 5))
+
+
+def test_native_operator_checks_what_a_predictor_is_fed():
+    build.load_operator(required=True)
+    with pytest.raises(Exception, match="mask_height"):
+        paddle._C_ops._run_custom_op("paddleseg_psa_mask", paddle.zeros([1, 14, 4, 6]), "collect", 3, 5)
