@@ -21,7 +21,19 @@ NETWORKS = {
 
 def train(config, seed, save_dir, overrides):
     """Trains a configuration as `train.py` does and returns the last validation mIoU."""
-    command = [sys.executable, "train.py", "--config", config, "--do_eval", "--seed", seed, "--save_dir", save_dir, "--device", "cpu"]
+    command = [
+        sys.executable,
+        "train.py",
+        "--config",
+        config,
+        "--do_eval",
+        "--seed",
+        seed,
+        "--save_dir",
+        save_dir,
+        "--device",
+        "cpu",
+    ]
     if overrides:
         command += ["--opts", *overrides]
     os.makedirs(save_dir, exist_ok=True)

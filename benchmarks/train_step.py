@@ -24,9 +24,9 @@ def paddle_step(args):
     """Returns a function that trains one step in Paddle and returns the loss."""
     if args.contender == "Paddle as installed":
         import paddle  # before the package, which then cannot set the process up
-    import paddleseg_psp  # noqa: F401
     import paddle
 
+    import paddleseg_psp  # noqa: F401
     from paddleseg_psp.engine.trainer import loss_terms
     from paddleseg_psp.losses import CrossEntropyLoss
     from paddleseg_psp.models import PSPNet

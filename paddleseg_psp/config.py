@@ -8,7 +8,10 @@ import re
 import yaml
 from paddle.optimizer import lr as schedulers
 
-from paddleseg_psp import data, losses, models, registry  # noqa: F401 (data, losses and models register their components)
+import paddleseg_psp.data  # these three register their components
+import paddleseg_psp.losses
+import paddleseg_psp.models  # noqa: F401
+from paddleseg_psp import registry
 from paddleseg_psp.errors import UserError
 
 _REQUIRED = ("batch_size", "iters", "train_dataset", "optimizer", "lr_scheduler", "loss", "model")
@@ -38,9 +41,7 @@ def resolve_path(path):
     for candidate in (path, path.replace("\\", "/")):
         if os.path.isfile(candidate):
             return candidate
-    known = [
-        os.path.join(folder, name) for folder, _, names in os.walk("configs") for name in names if name.endswith(".yml")
-    ]
+    known = [os.path.join(folder, name) for folder, _, names in os.walk("configs") for name in names if name.endswith(".yml")]
     for candidate in known:
         if candidate.replace(os.sep, "") == path:
             return candidate

@@ -1,9 +1,10 @@
 import numpy as np
-import paddleseg_psp  # noqa: F401 (sets up the process before anything imports paddle)
 import paddle
 import pytest
 import yaml
 from helpers import run_python
+
+import paddleseg_psp  # noqa: F401 (sets up the process before anything imports paddle)
 
 TINY_SIZE = (64, 48)  # width, height
 

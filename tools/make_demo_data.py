@@ -14,6 +14,7 @@ ignored regions: the bonnet of the camera's car, the black border of rectificati
 
     python tools/make_demo_data.py --save_dir data/demo_cityscapes --train 200 --val 40 --size 256 128 --seed 0
 """
+
 import argparse
 import colorsys
 import json
@@ -26,8 +27,8 @@ import cv2
 import numpy as np
 
 VERSION = 1  # of the pictures: raise it when the same arguments give other bytes
-MANIFEST = 'demo_data.json'
-SPLITS = {'train': 'demostadt', 'val': 'probeheim'}  # split: its city
+MANIFEST = "demo_data.json"
+SPLITS = {"train": "demostadt", "val": "probeheim"}  # split: its city
 
 EGO_VEHICLE, BORDER, OUT_OF_ROI, STATIC, DYNAMIC = 1, 2, 3, 4, 5
 ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE = 7, 8, 11, 12, 13, 17
@@ -92,14 +93,21 @@ def paint_backdrop(canvas, rng, vanish):
     asphalt = colour(rng, (0, 1), (0, 0.12), (0.28, 0.55))
     canvas.box(0, vanish[1], 1, 1, asphalt, ROAD)
     for near, far in ((0.75, 0.6), (0.5, 0.38), (0.3, 0.22), (0.16, 0.1)):  # dashes of the centre line
-        canvas.polygon([(vanish[0] + side * t * 0.02 - t * 0.12, vanish[1] + t * 0.7)
-                        for side, t in ((-1, near), (1, near), (1, far), (-1, far))], shade(asphalt, 1.7))
+        canvas.polygon(
+            [
+                (vanish[0] + side * t * 0.02 - t * 0.12, vanish[1] + t * 0.7)
+                for side, t in ((-1, near), (1, near), (1, far), (-1, far))
+            ],
+            shade(asphalt, 1.7),
+        )
 
 
 def receding(vanish, edge, top, base):
     """A vertical plane along the street: maps x and a share from top (0) to base (1) to a point in the picture."""
+
     def at(x, share):
         return x, vanish[1] + (x - vanish[0]) / (edge - vanish[0]) * (top + share * (base - top) - vanish[1])
+
     return at
 
 
@@ -134,8 +142,11 @@ def paint_sign(canvas, rng, at, bus_street):
         canvas.disc(x, y, 0.8 * r, colour(rng, (0.58, 0.64), (0.75, 0.95), (0.55, 0.85)))
     else:
         for size, paint in ((1.2, white), (0.85, colour(rng, (0.05, 0.09), (0.8, 1), (0.8, 1)))):
-            canvas.polygon([(x, y - size * r), (x + size * r / 2, y + 0.75 * size * r), (x - size * r / 2, y + 0.75 * size * r)],
-                           paint, SIGN if size > 1 else None)
+            canvas.polygon(
+                [(x, y - size * r), (x + size * r / 2, y + 0.75 * size * r), (x - size * r / 2, y + 0.75 * size * r)],
+                paint,
+                SIGN if size > 1 else None,
+            )
 
 
 def paint_verge(canvas, rng, vanish, ground, panel):
@@ -170,8 +181,9 @@ def paint_car(canvas, rng):
     for side in (-0.6, 0.6):
         canvas.disc(x + side * w, y, 0.03, (25, 25, 25), CAR)
     canvas.box(x - w, y - h, x + w, y, body, CAR)
-    canvas.polygon([(x - 0.7 * w, y - h), (x - 0.4 * w, y - 2 * h), (x + 0.4 * w, y - 2 * h), (x + 0.7 * w, y - h)],
-                   shade(body, 0.5), CAR)
+    canvas.polygon(
+        [(x - 0.7 * w, y - h), (x - 0.4 * w, y - 2 * h), (x + 0.4 * w, y - 2 * h), (x + 0.7 * w, y - h)], shade(body, 0.5), CAR
+    )
 
 
 def paint_ignored(canvas, rng):
@@ -207,6 +219,7 @@ def make_scene(size, seed, split, index, town=None, bus_street=None):
     `size` is (W, H). The scene depends on nothing but the arguments; `town` and `bus_street` are drawn unless given, and
     changing one of them changes no pixel but those of its own cue.
     """
+
     def rng(layer):
         return np.random.default_rng([seed, list(SPLITS).index(split), index, layer])
 
@@ -234,8 +247,12 @@ def make_scene(size, seed, split, index, town=None, bus_street=None):
 def scene_files(split, index):
     """The scene's files relative to the data set's folder: picture, label ids, train ids."""
     city = SPLITS[split]
-    stem = f'{split}/{city}/{city}_{index:06d}_000019'
-    return f'leftImg8bit/{stem}_leftImg8bit.png', f'gtFine/{stem}_gtFine_labelIds.png', f'gtFine/{stem}_gtFine_labelTrainIds.png'
+    stem = f"{split}/{city}/{city}_{index:06d}_000019"
+    return (
+        f"leftImg8bit/{stem}_leftImg8bit.png",
+        f"gtFine/{stem}_gtFine_labelIds.png",
+        f"gtFine/{stem}_gtFine_labelTrainIds.png",
+    )
 
 
 def file_names(arguments):
@@ -247,12 +264,12 @@ def write_data(folder, arguments):
     """Write the data set that `arguments` describe into `folder`, the manifest last."""
     for split in SPLITS:
         for index in range(arguments[split]):
-            image, label = make_scene(arguments['size'], arguments['seed'], split, index)
+            image, label = make_scene(arguments["size"], arguments["seed"], split, index)
             for name, picture in zip(scene_files(split, index), (image, label, TRAIN_ID[label])):
                 path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(cv2.imencode('.png', picture)[1].tobytes())
-    (folder / MANIFEST).write_text(json.dumps(arguments) + '\n')
+                path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    (folder / MANIFEST).write_text(json.dumps(arguments) + "\n")
 
 
 def is_current(folder, arguments):
@@ -263,13 +280,15 @@ def is_current(folder, arguments):
         made_with = json.loads((folder / MANIFEST).read_text())
         own = file_names(made_with)
     except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f'{folder} exists and was not made by this program: choose another --save_dir') from None
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob('*') if not path.is_dir()}
+        raise ValueError(f"{folder} exists and was not made by this program: choose another --save_dir") from None
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     if made_with == arguments and own <= found:
         return True
     if found - own:
-        raise ValueError(f'{folder} also holds {min(found - own)}, which this program did not make: move it away or choose another '
-                         '--save_dir')
+        raise ValueError(
+            f"{folder} also holds {min(found - own)}, which this program did not make: move it away or choose another "
+            "--save_dir"
+        )
     return False
 
 
@@ -280,37 +299,41 @@ def make_demo_data(save_dir, train=200, val=40, size=(256, 128), seed=0):
     complete. A folder that holds anything else is left alone: ValueError.
     """
     if min(train, val) < 1 or min(size) < 8 or seed < 0:
-        raise ValueError(f'train and val must be at least 1, W and H at least 8, seed at least 0; got train {train}, val {val}, '
-                         f'size {size[0]} {size[1]}, seed {seed}')
+        raise ValueError(
+            f"train and val must be at least 1, W and H at least 8, seed at least 0; got train {train}, val {val}, "
+            f"size {size[0]} {size[1]}, seed {seed}"
+        )
     folder = Path(save_dir).resolve()
-    arguments = {'version': VERSION, 'train': train, 'val': val, 'size': list(size), 'seed': seed}
+    arguments = {"version": VERSION, "train": train, "val": val, "size": list(size), "seed": seed}
     if is_current(folder, arguments):
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{folder.name}.', dir=folder.parent) as staging:
-        new = Path(staging, 'new')
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
+        new = Path(staging, "new")
         write_data(new, arguments)
         if folder.exists():
-            os.replace(folder, Path(staging, 'old'))
+            os.replace(folder, Path(staging, "old"))
         os.replace(new, folder)
     return True
 
 
 def main():
-    parser = argparse.ArgumentParser(description='Paint street scenes in the Cityscapes layout that need context to be parsed.')
-    parser.add_argument('--save_dir', default='data/demo_cityscapes', help='folder of the data set')
-    parser.add_argument('--train', type=int, default=200, help='number of training scenes')
-    parser.add_argument('--val', type=int, default=40, help='number of validation scenes')
-    parser.add_argument('--size', type=int, nargs=2, default=(256, 128), metavar=('W', 'H'), help='width and height in pixels')
-    parser.add_argument('--seed', type=int, default=0, help='another seed, other scenes')
+    parser = argparse.ArgumentParser(description="Paint street scenes in the Cityscapes layout that need context to be parsed.")
+    parser.add_argument("--save_dir", default="data/demo_cityscapes", help="folder of the data set")
+    parser.add_argument("--train", type=int, default=200, help="number of training scenes")
+    parser.add_argument("--val", type=int, default=40, help="number of validation scenes")
+    parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("W", "H"), help="width and height in pixels")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other scenes")
     arguments = parser.parse_args()
     try:
         made = make_demo_data(**vars(arguments))
     except (ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
-    print(f'{arguments.save_dir}: {arguments.train} training and {arguments.val} validation scenes '
-          + ('written' if made else 'are already there'))
+        sys.exit(f"Error: {error}")
+    print(
+        f"{arguments.save_dir}: {arguments.train} training and {arguments.val} validation scenes "
+        + ("written" if made else "are already there")
+    )
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     main()

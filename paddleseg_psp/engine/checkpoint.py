@@ -75,7 +75,9 @@ def load_checkpoint(folder, model, optimizer):
 def _optimizer_state(model, optimizer):
     renamed = {}
     for key, value in optimizer.state_dict().items():
-        owners = [(name, parameter.name) for name, parameter in model.named_parameters() if key.startswith(parameter.name + "_")]
+        owners = [
+            (name, parameter.name) for name, parameter in model.named_parameters() if key.startswith(parameter.name + "_")
+        ]
         if owners:
             name, own = max(owners, key=lambda owner: len(owner[1]))
             key = f"{name}|{key[len(own) :]}"

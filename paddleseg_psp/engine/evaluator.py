@@ -65,9 +65,7 @@ def evaluate(
     return matrix
 
 
-def predict_classes(
-    model, image, trans_info, augment, scales, flip_horizontal, flip_vertical, is_slide, stride, crop_size
-):
+def predict_classes(model, image, trans_info, augment, scales, flip_horizontal, flip_vertical, is_slide, stride, crop_size):
     """Returns the classes [H, W] (int32 array) that a network gives an image tensor [1, 3, h, w], at the original size."""
     windows = {"is_slide": is_slide, "stride": stride, "crop_size": crop_size}
     if augment:

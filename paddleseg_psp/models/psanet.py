@@ -82,9 +82,7 @@ class PSANet(Segmentor):
         )
         self.aux_head = None
         if enable_auxiliary_loss:
-            self.aux_head = AuxLayer(
-                auxiliary_channels, aux_channels, num_classes, dropout_prob=dropout, bias_attr=False
-            )
+            self.aux_head = AuxLayer(auxiliary_channels, aux_channels, num_classes, dropout_prob=dropout, bias_attr=False)
         self.load_pretrained(pretrained)
 
     def logits(self, auxiliary, main):

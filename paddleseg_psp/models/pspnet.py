@@ -11,9 +11,7 @@ from paddleseg_psp.registry import register
 class PSPNetHead(nn.Layer):
     """Pyramid pooling and a classifier on the main feature map, a convolutional classifier on the auxiliary one."""
 
-    def __init__(
-        self, num_classes, channels, pp_out_channels, bin_sizes, enable_auxiliary_loss, dropout, align_corners
-    ):
+    def __init__(self, num_classes, channels, pp_out_channels, bin_sizes, enable_auxiliary_loss, dropout, align_corners):
         super().__init__()
         auxiliary_channels, main_channels = channels
         self.psp_module = PyramidPooling(main_channels, pp_out_channels, bin_sizes, align_corners=align_corners)

@@ -147,7 +147,9 @@ def test_bad_data_names_the_file(fails, spoilt, workers):
     assert "is 64x24 but its image" in fails("train", "--config", config, "--num_workers", workers)
     for image in images:
         image.write_bytes(image.read_bytes()[:100])
-    assert "cannot be read: it is missing, truncated or no image" in fails("train", "--config", config, "--num_workers", workers)
+    assert "cannot be read: it is missing, truncated or no image" in fails(
+        "train", "--config", config, "--num_workers", workers
+    )
     os.remove(labels[0])
     assert "1 of 6 images have no label" in fails("train", "--config", config)
 
@@ -168,7 +170,9 @@ def test_model_path_is_needed(fails, write_config, tiny_data, command):
 
 def test_damaged_weights(fails, write_config, tmp_path):
     (tmp_path / "model.pdparams").write_bytes(b"no weights")
-    assert "is no complete .pdparams file" in fails("val", "--config", write_config(), "--model_path", tmp_path / "model.pdparams")
+    assert "is no complete .pdparams file" in fails(
+        "val", "--config", write_config(), "--model_path", tmp_path / "model.pdparams"
+    )
     assert "there is no file" in fails("val", "--config", write_config(), "--model_path", tmp_path / "gone.pdparams")
 
 
@@ -257,9 +261,15 @@ def test_infer_script(trained, tiny_data, tmp_path):
     assert len(log.read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize("flags, words", [(["--use_trt=True"], "--use_trt False"), (["--precision=int8"], "--precision fp32"), ([], "deploy.yaml")])
+@pytest.mark.parametrize(
+    "flags, words", [(["--use_trt=True"], "--use_trt False"), (["--precision=int8"], "--precision fp32"), ([], "deploy.yaml")]
+)
 def test_infer_script_fails_honestly(tiny_data, tmp_path, flags, words):
-    command = ["deploy/python/infer.py", f"--config={tmp_path / 'gone.yaml'}", f"--image_path={tiny_data / 'leftImg8bit' / 'val'}"]
+    command = [
+        "deploy/python/infer.py",
+        f"--config={tmp_path / 'gone.yaml'}",
+        f"--image_path={tiny_data / 'leftImg8bit' / 'val'}",
+    ]
     process = run_python([*command, f"--save_dir={tmp_path / 'out'}", *flags])
     assert process.returncode == 1
     assert words in process.stderr.strip().splitlines()[-1]

@@ -54,7 +54,9 @@ def test_exported_networks_compute_what_the_network_computes(tmp_path, name, ali
             assert (actual.argmax(1) == expected.argmax(1)).mean() >= 0.9999
 
 
-@pytest.mark.parametrize("options", [{"psa_type": 0}, {"psa_type": 1, "psa_softmax": False}, {"shrink_factor": 1}, {"use_psa": False}])
+@pytest.mark.parametrize(
+    "options", [{"psa_type": 0}, {"psa_type": 1, "psa_softmax": False}, {"shrink_factor": 1}, {"use_psa": False}]
+)
 def test_options_of_psanet_export(tmp_path, options):
     comparisons = export_bundle(network("PSANet", **options), str(tmp_path / "bundle"))
     assert min(item.agreement for item in comparisons) >= 0.9999
@@ -148,7 +150,9 @@ def test_predictions_of_images_of_any_size(tmp_path, write_config):
     matrix = ConfusionMatrix(19)
     for pred, (_, label) in zip([maps[0], *maps[2:]], config.build_dataset("val_dataset").file_list):
         matrix.update(pred, np.asarray(Image.open(label)))
-    np.testing.assert_array_equal(matrix.counts, evaluate(model, config.build_dataset("val_dataset"), print_detail=False).counts)
+    np.testing.assert_array_equal(
+        matrix.counts, evaluate(model, config.build_dataset("val_dataset"), print_detail=False).counts
+    )
 
 
 def test_resized_images_come_back_at_their_size(tmp_path):

@@ -141,7 +141,8 @@ def test_compact_attention_refuses_another_size():
 
 
 @pytest.mark.parametrize(
-    "size, shrink, stride, expected", [((465, 465), 2, 8, (59, 59)), ((512, 1024), 2, 8, (63, 127)), ((97, 97), 1, 16, (13, 13))]
+    "size, shrink, stride, expected",
+    [((465, 465), 2, 8, (59, 59)), ((512, 1024), 2, 8, (63, 127)), ((97, 97), 1, 16, (13, 13))],
 )
 def test_smallest_covering_mask(size, shrink, stride, expected):
     """Figures of semseg (crop 465) and of the design; and by definition: from corner to corner, and no more."""

@@ -51,7 +51,10 @@ def test_pyramid_equals_semseg(size):
     module = PyramidPooling(32, 8, golden["meta"]["bins"], align_corners=True)
     rename = []
     for level in range(4):
-        rename += [(f"features.{level}.1.", f"stages.{level}.1._conv."), (f"features.{level}.2.", f"stages.{level}.1._batch_norm.")]
+        rename += [
+            (f"features.{level}.1.", f"stages.{level}.1._conv."),
+            (f"features.{level}.2.", f"stages.{level}.1._batch_norm."),
+        ]
     load(module, parameters(golden, rename))
     module.eval()
     order = input_first_then_bins_ascending(32, 8)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from helpers import ROOT
+
 from paddleseg_psp.ops import build
 
 COMPUTE = """

@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import pytest
 from helpers import GOLDEN, ROOT, relative_error, run_python
+
 from paddleseg_psp.ops import build, psa_attention, psa_mask
 from paddleseg_psp.ops.psamask.reference import psa_mask as reference_psa_mask
 
@@ -147,9 +148,7 @@ def test_views_that_are_not_contiguous(psa_type, implementation):
     whole = paddle.to_tensor(random(2, 15, 9, 8))
     for view in (whole.transpose([0, 1, 3, 2]), whole[:, :, 2:7, 1:5]):
         assert not view.is_contiguous()
-        np.testing.assert_array_equal(
-            psa_mask(view, psa_type, (3, 5)).numpy(), numpy_psa_mask(view.numpy(), psa_type, (3, 5))
-        )
+        np.testing.assert_array_equal(psa_mask(view, psa_type, (3, 5)).numpy(), numpy_psa_mask(view.numpy(), psa_type, (3, 5)))
 
 
 def test_native_equals_reference_on_a_map_of_usual_size(monkeypatch):

@@ -90,7 +90,9 @@ def run_chain(tmp_path, tiny_data):
         outputs.append(output)
         command = ["bash", "test_tipc/test_train_inference_python.sh", path, MODE]
         environment = {**os.environ, "PYTHON": sys.executable}
-        process = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         return process, os.path.join(output, MODE)
 
     yield run

@@ -64,9 +64,7 @@ class PyramidPooling(nn.Layer):
                 for bins in bin_sizes
             ]
         )
-        self.conv_bn_relu2 = ConvBNReLU(
-            in_channels + branch_channels * len(bin_sizes), out_channels, kernel_size=3, padding=1
-        )
+        self.conv_bn_relu2 = ConvBNReLU(in_channels + branch_channels * len(bin_sizes), out_channels, kernel_size=3, padding=1)
         self.align_corners = align_corners
 
     def pyramid(self, x):
