@@ -24,7 +24,7 @@ def atomic_path(path):
 
 
 def require_writable(folder, flag="--save_dir"):
-    """Raises UserError unless files can be made in a folder, or the folder itself where it is missing; leaves nothing behind."""
+    """Raises UserError unless files, or the folder itself, can be made there; leaves nothing behind."""
     existing = os.path.abspath(folder)
     while not os.path.lexists(existing):
         existing = os.path.dirname(existing)

@@ -67,9 +67,10 @@ def infer(args):
 def report(args, seconds):
     """Prints the time an image takes, reading and preparing it included; the first batch warms up where there are more."""
     steady = np.array(seconds[1:] or seconds)
+    median, slow = np.median(steady) * 1e3, np.percentile(steady, 95) * 1e3
     line = (
-        f"{args.model_name}: {1 / steady.mean():.2f} images/s, batch {args.batch_size}, median {np.median(steady) * 1e3:.1f} ms "
-        f"an image, 95th percentile {np.percentile(steady, 95) * 1e3:.1f} ms"
+        f"{args.model_name}: {1 / steady.mean():.2f} images/s, batch {args.batch_size}, "
+        f"median {median:.1f} ms an image, 95th percentile {slow:.1f} ms"
     )
     print(line)
     if args.save_log_path:

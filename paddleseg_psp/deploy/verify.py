@@ -14,8 +14,8 @@ MAX_ERROR = 1e-4  # of probabilities or logits, relative
 _DYNAMIC_SIZES = ((128, 256), (97, 161))  # where height and width may vary: a round size, and one that nothing divides
 
 Comparison = namedtuple("Comparison", "shape onednn agreement error")
-Comparison.__doc__ = """How a bundle's output compares with the network's: the input's shape, whether oneDNN was on, the share of
-pixels with the same class, and the relative error ‖a - b‖ / ‖b‖ of probabilities or logits (None for classes)."""
+Comparison.__doc__ = """How a bundle's output compares with the network's: the input's shape, whether oneDNN was on, the
+share of pixels with the same class, and the relative error ‖a - b‖ / ‖b‖ of probabilities or logits (None for classes)."""
 
 
 @paddle.no_grad()

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from paddleseg_psp.visual.masks import colorize
+from paddleseg_psp.visual.masks import IGNORED, colorize
 
 _FONT, _INK, _PAPER = cv2.FONT_HERSHEY_SIMPLEX, (40, 40, 40), 255
 _PANEL_WIDTH, _MARGIN, _LINE = 320, 8, 22  # pixels
@@ -22,8 +22,9 @@ def draw_comparison(rows, titles, class_names, colors):
     for image, maps in rows:
         lines.append(_row([image, *(colorize(classes, colors) for classes in maps)]))
     width = lines[0].shape[1]
+    names = {**dict(enumerate(class_names)), IGNORED: "ignored"}
     occurring = np.unique(np.concatenate([classes.ravel() for _, maps in rows for classes in maps]))
-    lines.append(_legend([index for index in occurring if index < len(class_names)], class_names, colors, width))
+    lines.append(_legend([(names[index], colors[index]) for index in occurring if index in names], width))
     return np.concatenate(lines)
 
 
@@ -44,12 +45,12 @@ def _titles(titles):
     return strip
 
 
-def _legend(indices, names, colors, width):
+def _legend(entries, width):
     column = 160
     per_line = max(1, (width - _MARGIN) // column)
-    strip = np.full(((len(indices) + per_line - 1) // per_line * _LINE + _MARGIN, width, 3), _PAPER, np.uint8)
-    for place, index in enumerate(indices):
+    strip = np.full(((len(entries) + per_line - 1) // per_line * _LINE + _MARGIN, width, 3), _PAPER, np.uint8)
+    for place, (name, color) in enumerate(entries):
         x, y = place % per_line * column + _MARGIN, place // per_line * _LINE
-        cv2.rectangle(strip, (x, y + 3), (x + 16, y + 17), colors[index][::-1].tolist(), -1)
-        cv2.putText(strip, names[index], (x + 22, y + 15), _FONT, 0.42, _INK, 1, cv2.LINE_AA)
+        cv2.rectangle(strip, (x, y + 3), (x + 16, y + 17), color[::-1].tolist(), -1)
+        cv2.putText(strip, name, (x + 22, y + 15), _FONT, 0.42, _INK, 1, cv2.LINE_AA)
     return strip

@@ -4,11 +4,15 @@ import cv2
 import numpy as np
 from paddleseg.utils.visualize import get_color_map_list, get_pseudo_color_map
 
+IGNORED = 255  # the value of pixels that count for nothing, in the labels of all data sets
+
 
 def color_map(palette=None):
-    """Returns 256 colours as uint8 [256, 3] (red, green, blue): those of a palette, then PaddleSeg's for further classes."""
+    """Returns 256 colours as uint8 [256, 3] (red, green, blue): a palette's, then PaddleSeg's; black for ignored pixels."""
     custom = None if palette is None else [int(value) for color in palette for value in color]
-    return np.array(get_color_map_list(256, custom_color=custom)[: 256 * 3], np.uint8).reshape(256, 3)
+    colors = np.array(get_color_map_list(256, custom_color=custom)[: 256 * 3], np.uint8).reshape(256, 3)
+    colors[IGNORED] = 0
+    return colors
 
 
 def colorize(classes, colors):

@@ -2,7 +2,10 @@
 
 import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -274,3 +277,27 @@ def test_infer_script_fails_honestly(tiny_data, tmp_path, flags, words):
     assert process.returncode == 1
     assert words in process.stderr.strip().splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+REFERENCE = r"configs\psanet\psanet_resnet50_os8_cityscapes_1024x512_80k.yml"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quoted", [True, False])
+def test_documented_commands_of_psanet_paddle(tiny_data, tmp_path, quoted):
+    """As its README writes them, in a shell; the overrides only make the run short and leave out the download."""
+    config = f"'{REFERENCE}'" if quoted else REFERENCE
+    data = [f"{part}_dataset.dataset_root={tiny_data}" for part in ("train", "val")]
+    short = ["train_dataset.transforms.1.crop_size=[64,48]", "model.backbone.pretrained=null", "iters=1", "batch_size=2"]
+    train_command = (
+        f"python train.py --config {config}  --do_eval --use_vdl --log_iter 100 --save_interval 4000 "
+        f"--save_dir {tmp_path}/output --opts {shlex.join([*data, *short])}"
+    )
+    val_command = (
+        f"python val.py --config {config} --model_path {tmp_path}/output/best_model/model.pdparams --opts {shlex.join(data)}"
+    )
+    environment = {**os.environ, "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
+    for command in (train_command, val_command):
+        process = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        assert "[EVAL] #Images: 3 mIoU: " in process.stdout

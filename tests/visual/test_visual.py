@@ -1,0 +1,66 @@
+import numpy as np
+from helpers import run_python
+from PIL import Image
+
+from paddleseg_psp.visual import color_map, colorize, overlay, save_index_png
+from paddleseg_psp.visual.comparison import draw_comparison
+
+PALETTE = [(200, 10, 20), (30, 40, 250)]
+CLASSES = np.array([[0, 1], [1, 255]], np.uint8)
+
+
+def test_color_map_has_the_palette_then_more_and_black_for_ignored():
+    colors = color_map(PALETTE)
+    assert colors.shape == (256, 3) and colors.dtype == np.uint8
+    assert colors[:2].tolist() == [list(color) for color in PALETTE]
+    assert colors[2].any() and not colors[255].any()
+
+
+def test_colors_are_written_blue_first():
+    expected = [[[20, 10, 200], [250, 40, 30]], [[250, 40, 30], [0, 0, 0]]]
+    assert colorize(CLASSES, color_map(PALETTE)).tolist() == expected
+
+
+def test_overlay_mixes():
+    image = np.full((2, 2, 3), 100, np.uint8)
+    mixed = overlay(image, CLASSES, color_map(PALETTE), image_weight=0.25)
+    np.testing.assert_allclose(mixed, 25 + 0.75 * colorize(CLASSES, color_map(PALETTE)), atol=1)
+
+
+def test_index_png_keeps_the_indices(tmp_path):
+    save_index_png(tmp_path / "map.png", CLASSES, color_map(PALETTE))
+    image = Image.open(tmp_path / "map.png")
+    np.testing.assert_array_equal(np.asarray(image), CLASSES)
+    np.testing.assert_array_equal(np.asarray(image.convert("RGB")), colorize(CLASSES, color_map(PALETTE))[..., ::-1])
+
+
+def test_comparison_shows_each_map_in_its_colors():
+    colors = color_map(PALETTE)
+    image = np.full((40, 80, 3), 77, np.uint8)
+    maps = [np.zeros((40, 80), np.uint8), np.ones((40, 80), np.uint8), np.full((40, 80), 255, np.uint8)]
+    picture = draw_comparison([(image, maps), (image, maps)], ["label", "a", "b"], ["zero", "one"], colors)
+    width = picture.shape[1] // 4
+    row = picture[100]  # through the first row of panels
+    assert row[width // 2].tolist() == [77, 77, 77]
+    for column, color in enumerate((PALETTE[0], PALETTE[1], (0, 0, 0)), 1):
+        assert row[column * width + width // 2].tolist() == list(color[::-1])
+    legend = picture[-25:].reshape(-1, 3)
+    for color in (*PALETTE, (0, 0, 0)):
+        assert (legend == color[::-1]).all(1).any()
+
+
+def test_picture_of_predictions(tiny_data, tmp_path):
+    images, labels = tiny_data / "leftImg8bit" / "val", tiny_data / "gtFine" / "val"
+    for label in labels.rglob("*_labelTrainIds.png"):
+        target = tmp_path / "maps" / label.parent.name / label.name.replace("_gtFine_labelTrainIds", "_leftImg8bit")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(label.read_bytes())
+    command = ["tools/compare_predictions.py", "--image_dir", images, "--label_dir", labels, "--save_path", tmp_path / "p.png"]
+    process = run_python([*command, "--prediction", f"copied={tmp_path / 'maps'}", "--rows", 2])
+    assert process.returncode == 0 and str(tmp_path / "p.png") in process.stdout
+    picture = np.asarray(Image.open(tmp_path / "p.png"))
+    label, copied = (picture[40:500, 8 + column * 328 : 328 + column * 328] for column in (1, 2))  # panels of 320 pixels
+    np.testing.assert_array_equal(label, copied)
+    assert len(np.unique(label.reshape(-1, 3), axis=0)) > 3
+    process = run_python([*command, "--prediction", f"gone={tmp_path / 'gone'}"])
+    assert process.returncode == 1 and process.stderr.splitlines()[-1].startswith("Error: ")
