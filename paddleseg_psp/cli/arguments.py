@@ -21,7 +21,7 @@ _ARGUMENTS = {
         "choices": ["fp32", "fp16", "bf16"],
         "help": "fp16 and bf16 compute in mixed precision",
     },
-    "amp_level": {"default": "O1", "choices": ["O1", "O2"], "help": "how much of the network mixed precision covers"},
+    "amp_level": {"default": "O1", "choices": ["O1"], "help": "how much of the network mixed precision covers"},
     # training
     "iters": {"type": int, "help": "iterations in all"},
     "batch_size": {"type": int, "help": "images an iteration and card"},

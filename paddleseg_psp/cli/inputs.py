@@ -14,9 +14,9 @@ def trained_model(config, model_path):
     """
     if model_path is None:
         raise UserError("--model_path is missing: name the weights, e.g. --model_path output/best_model/model.pdparams")
-    for part in ("model", "backbone"):  # all their weights come from model_path: no download
-        spec = config.data["model"] if part == "model" else config.data["model"].get("backbone", {})
-        spec.pop("pretrained", None)
+    network = config.data["model"]
+    for part in (network, network.get("backbone", {})):
+        part.pop("pretrained", None)  # all weights come from model_path: no download
     model = config.build_model()
     load_weights(model, model_path, strict=True)
     return model

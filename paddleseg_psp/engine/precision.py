@@ -11,7 +11,6 @@ def autocast(precision, level="O1"):
         enable=precision != "fp32",
         level=level,
         dtype=DTYPES[precision] or "float16",
-        custom_black_list={"bilinear_interp_v2"},
     )
 
 

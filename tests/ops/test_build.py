@@ -223,3 +223,28 @@ def test_library_for_cuda_builds(tmp_path):
     symbols = subprocess.run(["nm", "-D", "--defined-only", library], stdout=subprocess.PIPE, text=True, check=True).stdout
     for name in ("psamask_forward_cuda", "psamask_backward_cuda", "psamask_forward_cpu", "psamask_backward_cpu"):
         assert f" T {name}\n" in symbols
+
+
+@pytest.mark.slow
+def test_installing_compiles_the_operator_into_the_package(tmp_path):
+    """From sources that have no library yet; run from another folder, nothing is compiled any more."""
+    sources = tmp_path / "sources"
+    shutil.copytree(
+        ROOT, sources, ignore=lambda folder, names: [name for name in names if name.startswith((".", "_lib", "data"))]
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        tmp_path / "site",
+    ]
+    subprocess.run([*map(str, command), str(sources)], check=True)
+    script = "import paddleseg_psp; from paddleseg_psp.ops import build; print(build.find_library())"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PADDLESEG_PSP_CACHE": str(tmp_path / "cache")}
+    process = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.startswith(str(tmp_path / "site" / "paddleseg_psp" / "ops" / "_lib"))

@@ -5,7 +5,7 @@ from paddle import nn
 from paddleseg.models.layers import ConvBNReLU
 
 from paddleseg_psp.models.layers.resize import resize, spatial_size
-from paddleseg_psp.ops import psa_attention
+from paddleseg_psp.ops import attend, psa_attention
 
 PSA_TYPES = ("collect", "distribute", "bi-direction")  # PaddleSeg's 0, 1, 2 are the positions in this list
 CONVENTIONS = ("semseg", "mmsegmentation")
@@ -147,8 +147,4 @@ class PointWiseSpatialAttention(nn.Layer):
         transposed = "collect" if self.mmsegmentation and self.psa_type != "bi-direction" else "distribute"
         if direction == transposed:
             weights = weights.transpose([0, 2, 1])
-        if self.psa_softmax:
-            weights = nn.functional.softmax(weights, axis=1)
-        channels = value.shape[1]
-        attended = paddle.bmm(value.reshape([0, channels, positions]), weights) / self.normalization
-        return attended.reshape([0, channels, *self.mask_size])
+        return attend(value, weights, self.psa_softmax, self.normalization)

@@ -64,6 +64,17 @@ def psa_attention(value, mask, psa_type, mask_size, softmax=True, normalization=
     attention = psa_mask(mask, psa_type, mask_size).flatten(2)
     if any(value.shape[axis] != mask.shape[axis] and min(value.shape[axis], mask.shape[axis]) >= 0 for axis in (0, 2, 3)):
         raise ValueError(f"value {list(value.shape)} and mask {list(mask.shape)} must agree in N, H and W")
+    return attend(value, attention, softmax, normalization)
+
+
+@paddle.jit.not_to_static
+def attend(value, attention, softmax=True, normalization=1.0):
+    """Sums value [N, C, H, W] at all positions (axis 1 of attention [N, H * W, H * W]) for each (axis 2) -> [N, C, H, W].
+
+    Args:
+        softmax (bool): normalizes the weights of each position.
+        normalization (float): divides the result.
+    """
     if softmax:
         attention = F.softmax(attention, axis=1)
     attended = paddle.bmm(value.flatten(2), attention) / normalization
