@@ -2,15 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
-PSANET := test_tipc/configs/psanet/train_infer_python.txt
-PSPNET := test_tipc/configs/pspnet/train_infer_python.txt
+# What the demo's picture depends on.
+SOURCES := $(shell find configs deploy paddleseg_psp test_tipc/configs test_tipc/*.* tools *.py -type f -not -name '*.pyc' -not -path '*/_lib/*')
+PICTURES := test_tipc/output/psanet/demo.png test_tipc/output/pspnet/demo.png
 
 .PHONY: setup demo demo-pspnet test test-fast clean
 
 setup: $(VENV)/.operator
 
 # A changed list of requirements gives a new environment, so that nothing left over from the old one is relied on.
-$(VENV)/.installed: requirements.txt pyproject.toml
+$(VENV)/.installed: requirements.txt pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' || \
 		{ echo "Error: $(PYTHON) is not Python 3.9 to 3.12; choose one with make PYTHON=python3.11"; exit 1; }
 	rm -rf $(VENV)
@@ -27,12 +28,15 @@ $(VENV)/.tested: $(VENV)/.installed requirements-dev.txt
 	$(VENV)/bin/pip install --quiet -r requirements-dev.txt
 	@touch $@
 
-demo: setup
-	$(RUN) bash tools/demo.sh psanet $(PSANET)
+$(PICTURES): test_tipc/output/%/demo.png: $(VENV)/.operator $(SOURCES)
+	$(RUN) bash tools/demo.sh $* $@
+
+demo: test_tipc/output/psanet/demo.png
+	@echo "The picture is $(CURDIR)/$<"
 	@echo "The same for PSPNet: make demo-pspnet"
 
-demo-pspnet: setup
-	$(RUN) bash tools/demo.sh pspnet $(PSPNET)
+demo-pspnet: test_tipc/output/pspnet/demo.png
+	@echo "The picture is $(CURDIR)/$<"
 
 test: setup $(VENV)/.tested
 	$(RUN) python -m pytest

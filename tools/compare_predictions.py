@@ -37,7 +37,7 @@ def compare(args):
     picture = draw_comparison(rows, [title for title, _, _ in sources], CLASS_NAMES, color_map(PALETTE))
     with atomic_path(args.save_path) as path:
         cv2.imwrite(path, picture)
-    print(f"The picture is {os.path.abspath(args.save_path)}")
+    print(f"{len(rows)} of {len(images)} images are shown in {args.save_path}")
 
 
 def read_classes(path):

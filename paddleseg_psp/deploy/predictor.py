@@ -13,6 +13,12 @@ from paddleseg_psp.data import read_image
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.ops import build
 
+# Optimizations with oneDNN that go wrong; its fused convolutions, which make it fast, need neither.
+_BROKEN_PASSES = (
+    "onednn_placement_pass",  # moves single operators to oneDNN: bilinear resizing fails, or returns wrong values
+    "operator_reshape_onednn_fuse_pass",  # drops a reshape behind a transpose, and the graph no longer loads
+)
+
 
 def load_predictor(bundle, device="cpu", threads=None, onednn=True):
     """Returns a `Predictor` for a bundle.
@@ -58,9 +64,8 @@ def _paddle_predictor(graph, parameters, device, threads, onednn):
         config.set_cpu_math_library_num_threads(threads or os.cpu_count())
         if onednn:
             config.enable_mkldnn()
-            # This pass moves single operators to oneDNN: bilinear resizing then fails or returns wrong values, and a custom
-            # operator reads oneDNN's blocked layout as if it were plain. The fused convolutions do not need it.
-            config.delete_pass("onednn_placement_pass")
+            for name in _BROKEN_PASSES:
+                config.delete_pass(name)
         else:
             config.disable_mkldnn()  # it is on by default
     try:

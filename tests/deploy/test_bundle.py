@@ -200,9 +200,10 @@ def test_psanet_runs_in_a_process_that_has_never_seen_its_operator(tmp_path):
     assert relative_error(np.load(tmp_path / "out.npy"), model(x)[0].numpy()) < LOGITS_TOLERANCE
 
 
-def test_psanet_of_plain_operators_needs_no_operator(tmp_path, monkeypatch):
+@pytest.mark.parametrize("shape", [(-1, 3, -1, -1), (1, 3, 64, 96)])
+def test_psanet_of_plain_operators_needs_no_operator(tmp_path, monkeypatch, shape):
     monkeypatch.setenv("PSA_MASK_IMPL", "reference")
-    export_bundle(network("PSANet"), str(tmp_path / "bundle"))
+    export_bundle(network("PSANet"), str(tmp_path / "bundle"), input_shape=shape)
     assert b"paddleseg_psa_mask" not in (tmp_path / "bundle" / "model.json").read_bytes()
 
 

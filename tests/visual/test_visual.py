@@ -57,7 +57,7 @@ def test_picture_of_predictions(tiny_data, tmp_path):
         target.write_bytes(label.read_bytes())
     command = ["tools/compare_predictions.py", "--image_dir", images, "--label_dir", labels, "--save_path", tmp_path / "p.png"]
     process = run_python([*command, "--prediction", f"copied={tmp_path / 'maps'}", "--rows", 2])
-    assert process.returncode == 0 and str(tmp_path / "p.png") in process.stdout
+    assert process.returncode == 0 and f"2 of 3 images are shown in {tmp_path / 'p.png'}" in process.stdout
     picture = np.asarray(Image.open(tmp_path / "p.png"))
     label, copied = (picture[40:500, 8 + column * 328 : 328 + column * 328] for column in (1, 2))  # panels of 320 pixels
     np.testing.assert_array_equal(label, copied)
