@@ -4,6 +4,7 @@ Paddle's loader waits for ever when reading fails in its thread, and buries the 
 Here a failed sample travels through the loader like any other, and is raised where the batch is asked for.
 """
 
+import gc
 import random
 import traceback
 
@@ -30,6 +31,10 @@ def load_batches(dataset, batch_sampler, num_workers=0):
     loader = paddle.io.DataLoader(
         guarded, batch_sampler=batch_sampler, num_workers=num_workers, collate_fn=_collate, worker_init_fn=_seed_worker
     )
+    if num_workers:
+        # The processes are forks. Garbage that they inherit they would collect, and a queue of an earlier loader, whose threads
+        # are not in the fork, waits for them in its destructor for ever.
+        gc.collect()
     for batch in loader:
         if "failure" in batch:
             raise batch["failure"]

@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import paddle
 import pytest
+from helpers import run_python
 from paddleseg.transforms import Normalize, RandomPaddingCrop, Resize
 
 from paddleseg_psp.data import CheckedDataset, Cityscapes, load_batches, read_image
@@ -146,3 +147,45 @@ def test_an_error_in_reading_reaches_the_caller(num_workers):
 
 def sampler(dataset):
     return paddle.io.BatchSampler(dataset, batch_size=2)
+
+
+ABANDONED = """
+import gc
+import numpy as np
+import paddleseg_psp
+import paddle
+from paddleseg_psp.data import load_batches
+from paddleseg_psp.errors import UserError
+
+class Data(paddle.io.Dataset):
+    def __init__(self, fails):
+        self.fails = fails
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        if self.fails and index == 5:
+            raise UserError("by a test")
+        if not self.fails:
+            gc.collect()  # as any reading may
+        return {"img": np.full((2, 3), index, "float32")}
+
+def batches(fails, **options):
+    return load_batches(Data(fails), paddle.io.BatchSampler(Data(fails), batch_size=2), **options)
+
+gc.disable()
+for _ in range(3):
+    try:
+        list(batches(fails=True))
+    except UserError as error:
+        cycle = [error]  # its traceback has the loader
+        cycle.append(cycle)
+        del cycle
+print([int(batch["img"].sum()) for batch in batches(fails=False, num_workers=2)])
+"""
+
+
+def test_an_abandoned_loader_does_not_stop_later_reading_processes():
+    """As garbage, a forked process would collect it, and its queue's destructor waits for ever."""
+    assert run_python(["-c", ABANDONED], timeout=60).stdout.strip() == "[6, 30, 54, 78, 102]"
