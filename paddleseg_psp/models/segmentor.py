@@ -7,7 +7,8 @@ from paddleseg_psp.models.weights import load_weights
 
 
 class Segmentor(nn.Layer):
-    """A backbone and heads; subclasses give `logits(features)`: the main logits, then in training the auxiliary ones.
+    """A backbone and heads; subclasses give `logits(auxiliary, main)` for two feature maps: a list with the main
+    logits and, in training, the auxiliary ones.
 
     Args:
         backbone (Layer): returns a list of feature maps and names their channels in `feat_channels`.
