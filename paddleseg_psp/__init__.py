@@ -4,4 +4,4 @@ from paddleseg_psp import environment
 
 __version__ = "0.1.0"
 
-environment.configure()  # before paddle is imported: it reads these variables only once
+environment.configure()

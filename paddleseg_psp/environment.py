@@ -1,12 +1,9 @@
-"""Settings of the process that must be in place before paddle is imported.
+"""Settings that make paddle fast on the CPU, applied when the package is imported.
 
 Paddle's CPU products go through a build of MKL that takes its slowest code path on AMD processors, and it uses one thread
-unless told otherwise. On two cores of an AMD EPYC this makes a PSPNet-R50 training step 16 times slower than need be
-(benchmarks/train_step.py measures it).
+unless told otherwise (benchmarks/train_step.py measures what that costs).
 """
 
-import contextlib
-import io
 import os
 import platform
 import sys
@@ -24,44 +21,41 @@ _SILENCED = ("No ccache found", "When training, we now always track global mean 
 _applied = {}
 
 
-def cpu_settings(cpu_info, cores):
-    """Returns the variables that suit a processor.
+def mkl_code_path(cpu_info):
+    """Returns the value of MKL_DEBUG_CPU_TYPE that suits an AMD processor, or None for others.
 
     Args:
         cpu_info (str): the text of /proc/cpuinfo, or "" where there is none.
-        cores (int): the processor cores this process may use.
     """
-    settings = {"OMP_NUM_THREADS": str(cores)}
-    if "AuthenticAMD" in cpu_info:
-        flags = next((line.split(":", 1)[1].split() for line in cpu_info.splitlines() if line.startswith("flags")), [])
-        code_path = next((path for path, needed in _MKL_CODE_PATHS if needed.issubset(flags)), None)
-        if code_path:
-            settings["MKL_DEBUG_CPU_TYPE"] = code_path
-    return settings
+    if "AuthenticAMD" not in cpu_info:
+        return None
+    flags = next((line.split(":", 1)[1].split() for line in cpu_info.splitlines() if line.startswith("flags")), [])
+    return next((path for path, needed in _MKL_CODE_PATHS if needed.issubset(flags)), None)
 
 
-def configure(environ=os.environ):
-    """Sets the variables of `cpu_settings` that the user has not set, and imports paddle; too late once paddle is imported."""
+def configure():
+    """Chooses MKL's code path and the number of threads, unless the user has set MKL_DEBUG_CPU_TYPE or OMP_NUM_THREADS."""
     for message in _SILENCED:
         warnings.filterwarnings("ignore", message=message)
-    if "paddle" in sys.modules:
-        return
-    for name, value in cpu_settings(_read_cpu_info(), _cores(environ)).items():
-        if name not in environ:
-            environ[name] = _applied[name] = value
-    _import_paddle()
+    code_path = mkl_code_path(_read("/proc/cpuinfo"))
+    if code_path and "MKL_DEBUG_CPU_TYPE" not in os.environ:
+        os.environ["MKL_DEBUG_CPU_TYPE"] = code_path  # MKL reads it at its first use
+        _applied["MKL_DEBUG_CPU_TYPE"] = code_path
+    users_threads = _users_threads()
+    import paddle
+
+    if users_threads is None:
+        paddle.base.core.set_num_threads(_cores())
+        _applied["threads"] = _cores()
+        os.environ.pop("OMP_NUM_THREADS", None)  # written by paddle; other processes would take it for the user's
 
 
-def _import_paddle():
-    """Imports paddle without its warning about an OMP_NUM_THREADS above 1, where the value is ours."""
-    messages = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(messages):
-            import paddle  # noqa: F401
-    finally:
-        for line in messages.getvalue().splitlines():
-            if not ("OMP_NUM_THREADS" in line and "OMP_NUM_THREADS" in _applied):
-                print(line, file=sys.stderr)
+def _users_threads():
+    """Returns the OMP_NUM_THREADS that the user has set, or None. Paddle itself writes a 1 there when it is imported."""
+    value = os.environ.get("OMP_NUM_THREADS")
+    if "paddle" in sys.modules and value == "1" and "OMP_NUM_THREADS=" not in _read("/proc/self/environ"):
+        return None
+    return value
 
 
 def describe():
@@ -75,7 +69,7 @@ def describe():
         f"platform: {platform.platform()}, Python {platform.python_version()}",
         f"paddle {paddle.__version__} ({'CUDA ' + paddle.version.cuda() if paddle.is_compiled_with_cuda() else 'CPU'}), "
         f"paddleseg {paddleseg.__version__}, numpy {numpy.__version__}, OpenCV {cv2.__version__}",
-        f"device: {paddle.device.get_device()}, {_cores(os.environ)} CPU cores",
+        f"device: {paddle.device.get_device()}, {_cores()} CPU cores",
     ]
     if _applied:
         chosen = ", ".join(f"{name}={value}" for name, value in _applied.items())
@@ -83,14 +77,14 @@ def describe():
     return lines
 
 
-def _cores(environ):
+def _cores():
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, available // int(environ.get("PADDLE_LOCAL_SIZE", 1)))  # ranks of one machine share its cores
+    return max(1, available // int(os.environ.get("PADDLE_LOCAL_SIZE", 1)))  # ranks of one machine share its cores
 
 
-def _read_cpu_info():
+def _read(path):
     try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
     except OSError:
         return ""

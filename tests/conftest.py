@@ -4,7 +4,7 @@ import pytest
 import yaml
 from helpers import run_python
 
-import paddleseg_psp  # noqa: F401 (sets up the process before anything imports paddle)
+import paddleseg_psp  # noqa: F401 (makes paddle fast on the CPU)
 
 TINY_SIZE = (64, 48)  # width, height
 

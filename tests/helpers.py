@@ -46,8 +46,11 @@ def relative_error(actual, expected):
 
 
 def run_python(arguments, **options):
-    """Runs a fresh Python process in the repository, and returns it with its output as text."""
-    environment = {**os.environ, **options.pop("env", {})}
+    """Runs a fresh Python process in the repository, and returns it with its output as text.
+
+    `env` adds to the environment, `environment` replaces it.
+    """
+    environment = options.pop("environment", {**os.environ, **options.pop("env", {})})
     return subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=ROOT, **options
     )
