@@ -65,29 +65,55 @@ def test_pyramid_equals_semseg(size):
     assert relative_error(grad.numpy(), golden[f"{size}/grad_x"]) < TOLERANCE
 
 
+MMSEGMENTATION = [("bottleneck.conv.", "conv_bn_relu2._conv."), ("bottleneck.bn.", "conv_bn_relu2._batch_norm.")]
+for number in range(4):
+    for old, new in (("conv", "_conv"), ("bn", "_batch_norm")):
+        MMSEGMENTATION.append((f"psp_modules.{number}.1.{old}.", f"stages.{number}.1.{new}."))
+
+
+def mmsegmentation_parameters(golden, group="sd"):
+    """Returns the parameters of the module, and the weight and bias of the classifier behind it."""
+    values = parameters(golden, MMSEGMENTATION, group)
+    order = input_first_then_bins_ascending(32, 8)
+    values["conv_bn_relu2._conv.weight"] = values["conv_bn_relu2._conv.weight"][:, order]
+    return values, values.pop("conv_seg.weight"), values.pop("conv_seg.bias")
+
+
+def mmsegmentation_head(golden, align_corners):
+    """Returns the module with the parameters of a golden file, and a function that adds the classifier."""
+    module = PyramidPooling(32, 8, golden["meta"]["pool_scales"], align_corners=bool(align_corners))
+    values, weight, bias = mmsegmentation_parameters(golden)
+    load(module, values)
+    return module, lambda x: F.conv2d(module(x), paddle.to_tensor(weight), paddle.to_tensor(bias))
+
+
 @pytest.mark.parametrize("align_corners", [0, 1])
 def test_fused_result_equals_mmsegmentation(align_corners):
     golden = load_golden(f"psphead_mmseg_ac{align_corners}_eval")
-    module = PyramidPooling(32, 8, golden["meta"]["pool_scales"], align_corners=bool(align_corners))
-    rename = [("bottleneck.conv.", "conv_bn_relu2._conv."), ("bottleneck.bn.", "conv_bn_relu2._batch_norm.")]
-    for level in range(4):
-        rename += [
-            (f"psp_modules.{level}.1.conv.", f"stages.{level}.1._conv."),
-            (f"psp_modules.{level}.1.bn.", f"stages.{level}.1._batch_norm."),
-        ]
-    values = parameters(golden, rename)
-    order = input_first_then_bins_ascending(32, 8)
-    values["conv_bn_relu2._conv.weight"] = values["conv_bn_relu2._conv.weight"][:, order]
-    weight, bias = values.pop("conv_seg.weight"), values.pop("conv_seg.bias")
-    load(module, values)
+    module, head = mmsegmentation_head(golden, align_corners)
     module.eval()
     assert golden_sizes(golden) == ["12x16", "13x17"]
     for size in golden_sizes(golden):
         x = paddle.to_tensor(golden[f"{size}/x"], stop_gradient=False)
-        out = F.conv2d(module(x), paddle.to_tensor(weight), paddle.to_tensor(bias))
+        out = head(x)
         assert relative_error(out.numpy(), golden[f"{size}/out"]) < TOLERANCE
         (grad,) = paddle.grad(out, x, paddle.to_tensor(golden[f"{size}/grad_out"]))
         assert relative_error(grad.numpy(), golden[f"{size}/grad_x"]) < TOLERANCE
+
+
+def test_training_equals_mmsegmentation():
+    golden = load_golden("psphead_mmseg_ac0_train")
+    module, head = mmsegmentation_head(golden, 0)
+    x = paddle.to_tensor(golden["13x17/x"], stop_gradient=False)
+    out = head(x)
+    assert relative_error(out.numpy(), golden["13x17/out"]) < TOLERANCE
+    paddle.autograd.backward([out], [paddle.to_tensor(golden["13x17/grad_out"])])
+    assert relative_error(x.grad.numpy(), golden["13x17/grad_x"]) < TOLERANCE
+    gradients, _, _ = mmsegmentation_parameters(golden, "13x17/grad")
+    own = dict(module.named_parameters())
+    assert len(gradients) == 15  # five convolutions and their normalizations
+    for name, expected in gradients.items():
+        assert relative_error(own[name].grad.numpy(), expected) < TOLERANCE, name
 
 
 def load(module, values):
