@@ -107,7 +107,7 @@ class _Variant:
             self.command = compiler
             self.flags += host_flags
 
-        sources = [part for path in sorted(SOURCES.glob("psamask*")) for part in (path.name.encode(), path.read_bytes())]
+        sources = [part for path in sorted(SOURCES.glob("*.*")) for part in (path.name.encode(), path.read_bytes())]
         version = [paddle.version.full_version, paddle.version.commit, str(paddle.version.cuda()), platform.machine()]
         self.stem = "-".join(
             ["psamask", "cuda" if cuda else "cpu", f"paddle{paddle.__version__}", _digest(version + self.flags + sources)]
