@@ -1,5 +1,5 @@
-"""The point-wise attention operator. Importing it compiles and loads nothing; see `paddleseg_psp.ops.build`."""
+"""The operators of point-wise spatial attention. Importing them compiles and loads nothing; see `paddleseg_psp.ops.build`."""
 
-from paddleseg_psp.ops.psamask import attend, psa_attention, psa_mask
+from paddleseg_psp.ops.psamask import psa_attention, psa_mask
 
-__all__ = ["attend", "psa_attention", "psa_mask"]
+__all__ = ["psa_attention", "psa_mask"]

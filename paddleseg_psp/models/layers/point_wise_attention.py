@@ -5,7 +5,7 @@ from paddle import nn
 from paddleseg.models.layers import ConvBNReLU
 
 from paddleseg_psp.models.layers.resize import resize, spatial_size
-from paddleseg_psp.ops import attend, psa_attention
+from paddleseg_psp.ops import psa_attention
 
 PSA_TYPES = ("collect", "distribute", "bi-direction")  # PaddleSeg's 0, 1, 2 are the positions in this list
 CONVENTIONS = ("semseg", "mmsegmentation")
@@ -130,21 +130,16 @@ class PointWiseSpatialAttention(nn.Layer):
         if self.shrink_factor != 1:
             value = resize(value, size, align_corners)
         mask = attention(value)
-        if self.compact:
-            return self._attend_compactly(value, mask, direction)
-        return psa_attention(value, mask, direction, self.mask_size, self.psa_softmax, self.normalization)
+        if not self.compact:
+            return psa_attention(value, mask, direction, self.mask_size, self.psa_softmax, self.normalization)
+        self._check_compact_size(value.shape[2:])
+        if self.mmsegmentation and self.psa_type != "bi-direction":
+            direction = "distribute" if direction == "collect" else "collect"
+        return psa_attention(value, mask, direction, None, self.psa_softmax, self.normalization)
 
-    def _attend_compactly(self, value, mask, direction):
-        """Attention whose weights [N, H*W, H, W] are predicted for the whole map at once."""
-        size = tuple(value.shape[2:])
-        if min(size) > 0 and size != self.mask_size:
+    def _check_compact_size(self, size):
+        if min(size) > 0 and tuple(size) != self.mask_size:
             raise ValueError(
                 f"compact attention was built for a shrunk map of {self.mask_size[0]}x{self.mask_size[1]}, "
                 f"but the input gives {size[0]}x{size[1]}: use the training crop's size, or compact: false"
             )
-        positions = self.mask_size[0] * self.mask_size[1]
-        weights = mask.reshape([0, positions, positions])
-        transposed = "collect" if self.mmsegmentation and self.psa_type != "bi-direction" else "distribute"
-        if direction == transposed:
-            weights = weights.transpose([0, 2, 1])
-        return attend(value, weights, self.psa_softmax, self.normalization)

@@ -4,12 +4,11 @@ import os
 from numbers import Integral
 
 import paddle
-import paddle.nn.functional as F
 
 from paddleseg_psp.ops.psamask import reference
 
 PSA_TYPES = ("collect", "distribute")
-IMPLEMENTATIONS = ("auto", "native", "reference")  # of psa_mask, by the environment variable PSA_MASK_IMPL
+IMPLEMENTATIONS = ("auto", "native", "reference")  # by the environment variable PSA_MASK_IMPL
 
 
 @paddle.jit.not_to_static  # it serves dynamic and static graphs as it is
@@ -49,36 +48,37 @@ def psa_attention(value, mask, psa_type, mask_size, softmax=True, normalization=
     It equals bmm(value [N, C, H * W], attention [N, H * W, H * W]) / normalization, where attention is psa_mask(mask), if
     `softmax` after a softmax over axis 1, in which positions that the mask does not reach take part with exp(0).
 
+    With mask_size None the mask is compact: attention is mask.reshape([N, H * W, H * W]), for "distribute" its transpose.
+
+    The native operator never stores attention. Like `psa_mask`, it makes way for plain Paddle operators, which do.
+
     Args:
-        value (Tensor): [N, C, H, W].
-        mask (Tensor): [N, mask_h * mask_w, H, W], of the same type.
-        psa_type (str), mask_size: as in `psa_mask`.
+        value (Tensor): [N, C, H, W], float16, bfloat16, float32 or float64.
+        mask (Tensor): [N, mask_h * mask_w, H, W], compact [N, H * W, H, W], of the same type.
+        psa_type (str): "collect" or "distribute".
+        mask_size: (mask_h, mask_w), both odd, or None.
         softmax (bool): normalizes the weights of each position.
         normalization (float): divides the result.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as `psa_mask`, and ValueError if value and mask do not fit each other.
+        TypeError, ValueError, RuntimeError: as `psa_mask`, and if value and mask do not fit each other.
     """
+    compact = mask_size is None
+    mask_height, mask_width = (0, 0) if compact else _checked_mask_size(mask_size)
+    positions = mask.shape[2] * mask.shape[3] if len(mask.shape) == 4 and min(mask.shape[2:]) >= 0 else -1
+    _check(mask, psa_type, positions if compact else mask_height * mask_width, "H * W" if compact else "mask_h * mask_w")
     if len(value.shape) != 4:
         raise ValueError(f"value must be [N, C, H, W], not of shape {list(value.shape)}")
-    attention = psa_mask(mask, psa_type, mask_size).flatten(2)
     if any(value.shape[axis] != mask.shape[axis] and min(value.shape[axis], mask.shape[axis]) >= 0 for axis in (0, 2, 3)):
         raise ValueError(f"value {list(value.shape)} and mask {list(mask.shape)} must agree in N, H and W")
-    return attend(value, attention, softmax, normalization)
-
-
-@paddle.jit.not_to_static
-def attend(value, attention, softmax=True, normalization=1.0):
-    """Sums value [N, C, H, W] at all positions (axis 1 of attention [N, H * W, H * W]) for each (axis 2) -> [N, C, H, W].
-
-    Args:
-        softmax (bool): normalizes the weights of each position.
-        normalization (float): divides the result.
-    """
-    if softmax:
-        attention = F.softmax(attention, axis=1)
-    attended = paddle.bmm(value.flatten(2), attention) / normalization
-    return attended.reshape(reference.sizes(value))
+    if value.dtype != mask.dtype:
+        raise TypeError(f"value and mask must be of one type, not {value.dtype} and {mask.dtype}")
+    if _is_native():
+        arguments = value, mask, psa_type, mask_height, mask_width, softmax
+        attended = paddle._C_ops._run_custom_op("paddleseg_psa_attention", *arguments)[0]
+    else:
+        attended = reference.psa_attention(value, mask, psa_type, mask_size, softmax)
+    return attended if normalization == 1 else attended / normalization
 
 
 def _checked_mask_size(mask_size):
@@ -88,13 +88,13 @@ def _checked_mask_size(mask_size):
     return int(pair[0]), int(pair[1])
 
 
-def _check(x, psa_type, channels):
+def _check(x, psa_type, channels, meaning="mask_h * mask_w"):
     if psa_type not in PSA_TYPES:
         raise ValueError(f"psa_type must be one of {', '.join(PSA_TYPES)}, not {psa_type!r}")
-    if len(x.shape) != 4 or x.shape[1] not in (channels, -1):
-        raise ValueError(f"x must be [N, mask_h * mask_w = {channels}, H, W], not of shape {list(x.shape)}")
+    if len(x.shape) != 4 or (x.shape[1] != channels and min(x.shape[1], channels) >= 0):
+        raise ValueError(f"the mask must be [N, {meaning} = {channels}, H, W], not of shape {list(x.shape)}")
     if x.dtype not in (paddle.float32, paddle.float64, paddle.float16, paddle.bfloat16):
-        raise TypeError(f"x must be float16, bfloat16, float32 or float64, not {x.dtype}")
+        raise TypeError(f"the mask must be float16, bfloat16, float32 or float64, not {x.dtype}")
 
 
 def _is_native():

@@ -1,6 +1,7 @@
-"""psa_mask from plain Paddle operators: the yardstick of the native operator, its stand-in, and what ONNX export uses."""
+"""PSANet's operators from plain Paddle ones: the yardstick of the native operators, their stand-in, and what ONNX export uses."""
 
 import paddle
+import paddle.nn.functional as F
 
 
 def psa_mask(x, psa_type, mask_size):
@@ -19,6 +20,17 @@ def psa_mask(x, psa_type, mask_size):
     x = _to_feature_indices(x).reshape([-1, height, height, width, width])  # [N, h, target h, w, target w]
     x = x.transpose([0, 2, 4, 1, 3] if psa_type == "collect" else [0, 1, 3, 2, 4])
     return x.reshape([-1, height * width, height, width])
+
+
+def psa_attention(value, mask, psa_type, mask_size, softmax=True):
+    """Does what `paddleseg_psp.ops.psa_attention` does, with the same shapes and without its checks and normalization."""
+    if mask_size is not None:
+        attention = psa_mask(mask, psa_type, mask_size).flatten(2)
+    else:
+        attention = mask.flatten(2) if psa_type == "collect" else mask.flatten(2).transpose([0, 2, 1])
+    if softmax:
+        attention = F.softmax(attention, axis=1)
+    return paddle.bmm(value.flatten(2), attention).reshape(sizes(value))
 
 
 def _to_feature_indices(x):

@@ -1,5 +1,5 @@
 // Registers the kernels with Paddle. Sizes come from the tensors, so that an exported model accepts any of them.
-#include "paddle/phi/api/all.h"
+#include "plain_layout.h"
 #include "psamask.h"
 
 namespace {
@@ -15,11 +15,9 @@ const CudaKernel forward_cuda = psamask_forward_cuda, backward_cuda = psamask_ba
 const CudaKernel forward_cuda = nullptr, backward_cuda = nullptr;
 #endif
 
-Tensor Run(Tensor input, const std::vector<int64_t>& shape, const PsaMaskGeometry& geometry, CpuKernel cpu_kernel,
+Tensor Run(const Tensor& any_layout, const std::vector<int64_t>& shape, const PsaMaskGeometry& geometry, CpuKernel cpu_kernel,
            CudaKernel cuda_kernel) {
-  // Under oneDNN, Paddle hands a custom operator the convolution's blocked memory as it is; copying converts it.
-  if (input.layout() == phi::DataLayout::ONEDNN) input = paddle::experimental::assign(input);
-  PD_CHECK(input.layout() != phi::DataLayout::ONEDNN, "psa_mask cannot read oneDNN's own memory layout");
+  const Tensor input = PlainLayout(any_layout);
   Tensor output = paddle::empty(shape, input.dtype(), input.place());
   const int element_size = phi::SizeOf(input.dtype());
   if (input.is_cpu()) {
