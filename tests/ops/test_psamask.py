@@ -1,4 +1,4 @@
-"""psa_mask and psa_attention: the native operator and the reference against golden vectors, loops in NumPy, and each other."""
+"""psa_mask: the native operator and the reference against golden vectors, loops in NumPy, and each other; both in graphs."""
 
 import ctypes
 import glob
@@ -68,15 +68,6 @@ def numpy_psa_mask_gradient(grad_out, psa_type, mask_size):
     return grad_x.reshape(n, -1, height, width)
 
 
-def numpy_psa_attention(value, mask, psa_type, mask_size, softmax, normalization):
-    n, channels, height, width = value.shape
-    attention = numpy_psa_mask(mask, psa_type, mask_size).reshape(n, height * width, height * width)
-    if softmax:
-        attention = np.exp(attention)
-        attention = attention / attention.sum(1, keepdims=True)
-    return (value.reshape(n, channels, -1) @ attention / normalization).reshape(value.shape)
-
-
 def random(*shape, dtype="float32"):
     return np.random.standard_normal(shape).astype(dtype)
 
@@ -112,6 +103,39 @@ def test_equals_loops(shape, psa_type, dtype, implementation):
     assert out.dtype == grad_x.dtype == dtype
     np.testing.assert_array_equal(out, numpy_psa_mask(x, psa_type, mask_size))
     np.testing.assert_array_equal(grad_x, numpy_psa_mask_gradient(grad_out, psa_type, mask_size))
+
+
+def one_position_at_a_time(height, width, mask_size, psa_type):
+    """Returns x [M, M, H, W], M = mask_h * mask_w, whose sample k is zero but for channel k; psa_mask(x); and its gradient.
+
+    The gradient is that of psa_mask(x) itself as gradient: x again, where the target is on the map.
+    """
+    count = mask_size[0] * mask_size[1]
+    x, grad_x = np.zeros((2, count, count, height, width), "float32")
+    out = np.zeros((count, height, width, height, width), "float32")
+    for k in range(count):
+        for h in range(height):
+            for w in range(width):
+                x[k, k, h, w] = 1 + h * width + w
+                target_h, target_w = h + k // mask_size[1] - mask_size[0] // 2, w + k % mask_size[1] - mask_size[1] // 2
+                if 0 <= target_h < height and 0 <= target_w < width:
+                    place = (target_h, target_w, h, w) if psa_type == "collect" else (h, w, target_h, target_w)
+                    out[(k, *place)] = grad_x[k, k, h, w] = x[k, k, h, w]
+    return x, out.reshape(count, height * width, height, width), grad_x
+
+
+@pytest.mark.parametrize("psa_type", TYPES)
+@pytest.mark.parametrize("height", range(1, 10))
+def test_every_small_map_and_mask_one_mask_position_at_a_time(height, psa_type, monkeypatch):
+    monkeypatch.setenv("PSA_MASK_IMPL", "native")
+    sizes = range(1, 20, 2)
+    for width in range(1, 10):
+        for k, size in enumerate(sizes):
+            for mask_size in {(size, size), (size, sizes[(k + 3 * width + height) % 10])}:
+                x, expected, expected_grad = one_position_at_a_time(height, width, mask_size, psa_type)
+                out, grad_x = forward_and_gradient(x, expected, psa_type, mask_size)
+                np.testing.assert_array_equal(out, expected)
+                np.testing.assert_array_equal(grad_x, expected_grad)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -157,30 +181,6 @@ def test_native_equals_reference_on_a_map_of_usual_size(monkeypatch):
     for psa_type in TYPES:
         out, expected = psa_mask(x, psa_type, (59, 59)), reference_psa_mask(x, psa_type, (59, 59))
         np.testing.assert_array_equal(out.numpy(), expected.numpy())
-
-
-@pytest.mark.parametrize("softmax, normalization", [(True, 1.0), (False, 35)])
-@pytest.mark.parametrize("psa_type", TYPES)
-def test_attention_equals_its_formula(psa_type, softmax, normalization, implementation):
-    value, mask = random(2, 6, 4, 5, dtype="float64"), random(2, 35, 4, 5, dtype="float64")
-    out = psa_attention(paddle.to_tensor(value), paddle.to_tensor(mask), psa_type, (5, 7), softmax, normalization)
-    assert relative_error(out, numpy_psa_attention(value, mask, psa_type, (5, 7), softmax, normalization)) < 1e-14
-
-
-@pytest.mark.parametrize("psa_type", TYPES)
-def test_attention_gradient_equals_finite_difference(psa_type, implementation):
-    value, mask, weight = (random(2, channels, 4, 5, dtype="float64") for channels in (3, 35, 3))
-    directions = random(*value.shape, dtype="float64"), random(*mask.shape, dtype="float64")
-
-    def loss(step):
-        moved = value + step * directions[0], mask + step * directions[1]
-        return (numpy_psa_attention(*moved, psa_type, (5, 7), True, 2.0) * weight).sum()
-
-    tensors = [paddle.to_tensor(array, stop_gradient=False) for array in (value, mask)]
-    out = psa_attention(*tensors, psa_type, (5, 7), normalization=2.0)
-    gradients = paddle.grad((out * paddle.to_tensor(weight)).sum(), tensors)
-    slope = sum((gradient.numpy() * direction).sum() for gradient, direction in zip(gradients, directions))
-    assert abs(slope - (loss(1e-5) - loss(-1e-5)) / 2e-5) < 1e-8 * abs(slope)
 
 
 class Attention(paddle.nn.Layer):
@@ -398,12 +398,6 @@ def test_wrong_arguments_are_named(arguments, error, message):
     good = {"x": paddle.zeros([1, 15, 4, 6]), "psa_type": "collect", "mask_size": (3, 5)}
     with pytest.raises(error, match=message):
         psa_mask(**{**good, **arguments})
-
-
-@pytest.mark.parametrize("shape", [[1, 8, 4, 5], [2, 8, 4, 6], [8, 4, 6]])
-def test_value_and_mask_must_fit(shape):
-    with pytest.raises(ValueError, match="value"):
-        psa_attention(paddle.zeros(shape), paddle.zeros([1, 15, 4, 6]), "collect", (3, 5))
 
 
 def test_unknown_implementation(monkeypatch):

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+namespace psa {
+
 struct Half {
   uint16_t bits;
 };
@@ -64,3 +66,5 @@ inline void Store(float x, Half* to) {
   }
   to->bits = uint16_t(bits | sign);
 }
+
+}  // namespace psa

@@ -10,6 +10,8 @@
 #include <vector>
 #endif
 
+namespace psa {
+
 // Calls body(k) for 0 <= k < count, in any order. Pieces may differ in size: each thread takes the next when it is free.
 //
 // With OpenMP no more than `parallel` is asked for: Paddle's libiomp5 lacks what compilers of today make of `for schedule
@@ -31,3 +33,5 @@ void ParallelFor(int64_t count, Body body) {
   for (auto& thread : others) thread.join();
 #endif
 }
+
+}  // namespace psa

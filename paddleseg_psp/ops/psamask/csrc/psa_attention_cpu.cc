@@ -14,17 +14,15 @@
 #include <new>
 
 #include "parallel.h"
+#include "psa_attention_geometry.h"
 #include "simd.h"
+
+using namespace psa;
 
 namespace {
 
 template <typename T>
 using Sum = typename SumOf<T>::Type;
-
-constexpr int64_t kStripColumns = 80;  // no power of two: a strip's rows would compete for the same cache lines
-constexpr int64_t kMargin = kTileRows - 1;
-
-int64_t CeilDivide(int64_t x, int64_t y) { return (x + y - 1) / y; }
 
 // Memory that is not initialized, aligned to cache lines.
 template <typename S>
@@ -39,67 +37,7 @@ class Buffer {
   std::unique_ptr<S, decltype(&std::free)> data_;
 };
 
-// Everything about sizes and places. Rows and columns are the feature map's.
-struct Geometry : PsaAttentionGeometry {
-  Geometry(const PsaAttentionGeometry& geometry, bool own)
-      : PsaAttentionGeometry(geometry), own(own), compact(mask_height == 0), half_h(mask_height / 2), half_w(mask_width / 2),
-        reach(std::min(half_w, width - 1)), distances(compact ? width : 2 * reach + 1),
-        covers(compact || (half_h >= height - 1 && half_w >= width - 1)), tiles(CeilDivide(width, kTileRows)),
-        blocks_in_row(CeilDivide(tiles, kStripColumns / kTileRows)), tiles_in_block(CeilDivide(tiles, blocks_in_row)),
-        row_channels(CeilDivide(channels, kChannelStep) * kChannelStep), row_stride(row_channels + 16) {}
-
-  int64_t Positions() const { return height * width; }
-  int64_t MaskSize() const { return (compact ? Positions() : mask_height * mask_width) * Positions(); }
-
-  // The map rows whose r a p of row h reaches.
-  int64_t FirstRow(int64_t h) const { return compact ? 0 : std::max<int64_t>(0, h - half_h); }
-  int64_t EndRow(int64_t h) const { return compact ? height : std::min(height, h + half_h + 1); }
-  // The columns of r that any p of a tile reaches.
-  int64_t FirstColumn(int64_t tile) const { return compact ? 0 : std::max<int64_t>(0, tile * kTileRows - reach); }
-  int64_t EndColumn(int64_t tile) const { return compact ? width : std::min(width, (tile + 1) * kTileRows + reach); }
-  int64_t PositionsNotReached(int64_t h, int64_t w) const {
-    const int64_t reached = std::min(width, w + half_w + 1) - std::max<int64_t>(0, w - half_w);
-    return covers ? 0 : Positions() - (EndRow(h) - FirstRow(h)) * reached;
-  }
-  // The column of r in a strip's row `distance` and p's column w.
-  int64_t ColumnOfR(int64_t distance, int64_t w) const { return compact ? distance : w + distance - reach; }
-  // The logit between p = (h, w) and r = (r_h, ColumnOfR(distance, w)) is mask[Logit(h, r_h, distance) + w * LogitStep()].
-  int64_t Logit(int64_t h, int64_t r_h, int64_t distance) const {
-    const int64_t p = h * width, r = r_h * width + ColumnOfR(distance, 0);
-    if (compact) return own ? r * Positions() + p : p * Positions() + r;
-    const int64_t i = r_h - h, j = distance - reach;
-    const int64_t channel = own ? (half_h + i) * mask_width + half_w + j : (half_h - i) * mask_width + half_w - j;
-    return channel * Positions() + (own ? p : r);
-  }
-  int64_t LogitStep() const { return compact && !own ? Positions() : 1; }
-
-  bool own;  // whether a logit is from p's mask, otherwise from r's
-  bool compact;
-  int64_t half_h, half_w, reach, distances;
-  bool covers;                                   // whether every p reaches every r
-  int64_t tiles, blocks_in_row, tiles_in_block;  // of kTileRows columns each; what fits a strip is a block, the unit of work
-  int64_t row_channels;                          // of a position in channels-last values, padded with zeros
-  int64_t row_stride;                            // an odd number of cache lines: rows would compete for the same
-};
-
-struct Block {
-  Block(const Geometry& g, int64_t index)
-      : n(index / g.blocks_in_row / g.height), h(index / g.blocks_in_row % g.height),
-        first_tile(std::min(g.tiles, index % g.blocks_in_row * g.tiles_in_block)),
-        end_tile(std::min(g.tiles, first_tile + g.tiles_in_block)), begin(std::min(g.width, first_tile * kTileRows)),
-        end(std::min(g.width, end_tile * kTileRows)) {}
-
-  // The columns of p whose r in a strip's row `distance` exists.
-  int64_t Begin(const Geometry& g, int64_t distance) const {
-    return g.compact ? begin : std::min(end, std::max(begin, g.reach - distance));
-  }
-  int64_t End(const Geometry& g, int64_t distance) const {
-    return g.compact ? end : std::max(begin, std::min(end, g.width + g.reach - distance));
-  }
-
-  int64_t n, h, first_tile, end_tile;
-  int64_t begin, end;  // columns
-};
+constexpr int64_t kMargin = kTileRows - 1;
 
 // A margin of rows on either side is for tiles: all of a tile's p are multiplied with the r that one of them reaches.
 template <typename S>
@@ -125,11 +63,15 @@ struct Task {
   // Of [batch, 2, H * W] and [batch, H * W]: a weight is exp(logit - maximum), and `outside` where the mask does not reach.
   Sum<T>*statistics, *outside;
   bool of_p;  // whether these are taken at p, otherwise at r
-  const Sum<T>* values = nullptr;      // of r, channels last
+  const Sum<T>* values = nullptr;  // of r, channels last
+
+  // For the sum of values.
   const Sum<T>* rest = nullptr;        // see SumRest
   const Sum<T>* out_factor = nullptr;  // of p
   T* out = nullptr;
-  const Sum<T>* grad_out = nullptr;    // of p, channels last, divided by the normalizer
+
+  // For the gradient of mask.
+  const Sum<T>* grad_out = nullptr;  // of p, channels last, divided by the normalizer
   const T* forward_out = nullptr;
   T* grad_mask = nullptr;
 };
@@ -195,7 +137,8 @@ PSA_INLINE void FindStatistics(const Task<T>& task, const Block& block) {
     for (int64_t distance = 0; distance < g.distances; ++distance) {
       const S* row = strip.Row(block, distance);
       const int64_t end = block.End(g, distance);
-      for (int64_t w = block.Begin(g, distance); w < end; ++w) new_maximum[w] = new_maximum[w] < row[w] ? row[w] : new_maximum[w];
+      for (int64_t w = block.Begin(g, distance); w < end; ++w)
+        new_maximum[w] = new_maximum[w] < row[w] ? row[w] : new_maximum[w];
     }
     for (int64_t w = block.begin; w < block.end; ++w) {
       sum[w] = sum[w] == 0 ? 0 : sum[w] * Exp(maximum[w] - new_maximum[w]);
@@ -292,7 +235,8 @@ PSA_INLINE void FindMeanProducts(const Task<T>& task, const Block& block, Sum<T>
     for (int64_t k = 0; k < columns; ++k) rows[k * g.row_stride + c] = c < g.channels ? Load(out[k]) : 0;
   }
   for (int64_t k = 0; k < columns; ++k)
-    DotRows<Isa>(task.grad_out + (p + k) * g.row_stride, 1, rows + k * g.row_stride, 1, g.row_channels, g.row_stride, means + k, 0, 0);
+    DotRows<Isa>(task.grad_out + (p + k) * g.row_stride, 1, rows + k * g.row_stride, 1, g.row_channels, g.row_stride,
+                 means + k, 0, 0);
 }
 
 template <class Isa, typename T>
@@ -340,6 +284,11 @@ PSA_INLINE void RunStep(Step step, const Task<T>& task, int64_t index) {
   if (step == Step::kMaskGradient) FindMaskGradient<Isa>(task, block);
 }
 
+// The best instruction set to use: 0 is what every processor of the kind has, 1 AVX2, 2 AVX-512. Tests lower it.
+#ifndef PSA_INSTRUCTIONS
+#define PSA_INSTRUCTIONS 2
+#endif
+
 template <typename T>
 void RunBaseline(Step step, const Task<T>& task, int64_t index) {
   RunStep<Baseline>(step, task, index);
@@ -361,8 +310,8 @@ template <typename T>
 void Run(Step step, const Task<T>& task) {
   auto run = RunBaseline<T>;
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) run = RunAvx2<T>;
-  if (__builtin_cpu_supports("avx512f")) run = RunAvx512<T>;
+  if (PSA_INSTRUCTIONS >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) run = RunAvx2<T>;
+  if (PSA_INSTRUCTIONS >= 2 && __builtin_cpu_supports("avx512f")) run = RunAvx512<T>;
 #endif
   ParallelFor(task.g.batch * task.g.height * task.g.blocks_in_row, [&](int64_t index) { run(step, task, index); });
 }
@@ -493,6 +442,7 @@ void Backward(const void* value, const void* mask, const void* out, const void* 
 
 void psa_attention_forward_cpu(const void* value, const void* mask, void* out, void* statistics, PsaElement element,
                                PsaAttentionGeometry geometry) {
+  if (geometry.batch * geometry.height * geometry.width == 0) return;
   const auto forward = element == PSA_FLOAT32   ? Forward<float>
                        : element == PSA_FLOAT64 ? Forward<double>
                        : element == PSA_FLOAT16 ? Forward<Half>
@@ -503,6 +453,7 @@ void psa_attention_forward_cpu(const void* value, const void* mask, void* out, v
 void psa_attention_backward_cpu(const void* value, const void* mask, const void* out, const void* statistics,
                                 const void* grad_out, void* grad_value, void* grad_mask, PsaElement element,
                                 PsaAttentionGeometry geometry) {
+  if (geometry.batch * geometry.height * geometry.width == 0) return;
   const auto backward = element == PSA_FLOAT32   ? Backward<float>
                         : element == PSA_FLOAT64 ? Backward<double>
                         : element == PSA_FLOAT16 ? Backward<Half>

@@ -1,72 +1,118 @@
-// For a pair of rows of the feature map, out is a tile of width x width elements, each row contiguous, and x a tile of
-// mask_width x width. One tile is read along diagonals while the other is written row by row; going block by block keeps the
-// lines of the diagonals in the cache, also where the rows of a tile are a power of two apart.
+// A pair of map rows, that of positions (h, w) and that of their targets, is a tile of out: width x width elements, of which
+// those that the mask reaches are mask_width runs of x. Either x or out would have to be gone through along diagonals; that is
+// done in a copy of the tile, which the cache holds, so that whole runs are read from memory and written to it.
 #include <algorithm>
+#include <cstring>
+#include <vector>
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+#include "parallel.h"
 #include "psamask.h"
+
+using namespace psa;
 
 namespace {
 
-constexpr int64_t kBlock = 32;
+constexpr int64_t kRunsAhead = 6;  // that are asked for while one is worked on; they are too short for the processor to guess
 
-// Sets to[k], begin <= k < end, to from[k * step] where low <= k < high and to 0 elsewhere.
 template <typename T>
-void CopyRun(const T* from, int64_t step, T* to, int64_t begin, int64_t end, int64_t low, int64_t high) {
-  low = std::min(std::max(low, begin), end);
-  high = std::max(std::min(high, end), low);
-  std::fill(to + begin, to + low, T(0));
-  for (int64_t k = low; k < high; ++k) to[k] = from[k * step];
-  std::fill(to + high, to + end, T(0));
+void Prefetch(const T* from, int64_t count) {
+  for (int64_t k = 0; k < count; k += 64 / sizeof(T)) __builtin_prefetch(from + k);
 }
 
-// Calls body(row, first column, end column) for the part of each row in each block.
-template <typename Body>
-void ForEachBlock(int64_t rows, int64_t columns, Body body) {
-  for (int64_t r = 0; r < rows; r += kBlock)
-    for (int64_t c = 0; c < columns; c += kBlock)
-      for (int64_t row = r; row < std::min(r + kBlock, rows); ++row) body(row, c, std::min(c + kBlock, columns));
+// Writes past the cache where it can, to be followed by FinishWrites(). What is written is read much later.
+template <typename T>
+void Write(const T* from, int64_t count, T* to) {
+#ifdef __SSE2__
+  if (reinterpret_cast<uintptr_t>(to) % 16 == 0 && count * sizeof(T) % 16 == 0) {
+    for (int64_t k = 0; k < count; k += 16 / sizeof(T))
+      _mm_stream_si128((__m128i*)(to + k), _mm_loadu_si128((const __m128i*)(from + k)));
+    return;
+  }
+#endif
+  std::memcpy(to, from, count * sizeof(T));
 }
 
-// Mask-indexed: (i, j). Feature-indexed: (h, w) and its target (h + i - half_h, w + j - half_w), which are the column and the
-// row of out in collect, the row and the column in distribute.
+void FinishWrites() {
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
+}
+
+struct Tile {
+  explicit Tile(const PsaMaskGeometry& g) : width(g.width), half_w(g.mask_width / 2), distribute(g.distribute) {}
+
+  // The element for mask column j and position w is at Place(j) + w * Step(). Its target, w + j - half_w, is on the map for
+  // Begin(j) <= w < End(j).
+  int64_t Place(int64_t j) const { return (j - half_w) * (distribute ? 1 : width); }
+  int64_t Step() const { return width + 1; }
+  int64_t Begin(int64_t j) const { return std::min(width, std::max<int64_t>(0, half_w - j)); }
+  int64_t End(int64_t j) const { return std::max(Begin(j), std::min(width, width + half_w - j)); }
+  // The part of a row that the mask reaches.
+  int64_t FirstColumn(int64_t row) const { return std::max<int64_t>(0, row - half_w); }
+  int64_t EndColumn(int64_t row) const { return std::min(width, row + half_w + 1); }
+
+  int64_t width, half_w;
+  bool distribute;
+};
 
 template <typename T>
 void Forward(const T* x, T* out, const PsaMaskGeometry& g) {
-  const int64_t H = g.height, W = g.width, HW = H * W, half_h = g.mask_height / 2, half_w = g.mask_width / 2;
-#pragma omp parallel for
-  for (int64_t tile = 0; tile < g.batch * H * H; ++tile) {
-    const int64_t n = tile / (H * H), row_h = tile / H % H, column_h = tile % H;
-    const int64_t h = g.distribute ? row_h : column_h, target_h = g.distribute ? column_h : row_h;
-    const int64_t i = target_h - h + half_h;
-    // Reads x at (i, j = target_w - w + half_w), (h, w): it moves by these steps with target_w and with w.
-    const T* from = x + ((n * g.mask_height + i) * g.mask_width + half_w) * HW + h * W;
-    const int64_t target_w_step = HW, w_step = 1 - HW;
-    const int64_t row_step = g.distribute ? w_step : target_w_step, column_step = g.distribute ? target_w_step : w_step;
-    const int64_t reach = 0 <= i && i < g.mask_height ? half_w : -1;  // |row - column| <= reach
-    T* to = out + (n * HW + row_h * W) * HW + column_h * W;
-    ForEachBlock(W, W, [=](int64_t row, int64_t begin, int64_t end) {
-      CopyRun(from + row * row_step, column_step, to + row * HW, begin, end, row - reach, row + reach + 1);
-    });
-  }
+  const int64_t W = g.width, HW = g.height * W, half_h = g.mask_height / 2;
+  ParallelFor(g.batch * g.height, [=](int64_t k) {
+    const Tile tile(g);
+    const int64_t n = k / g.height, row_h = k % g.height;
+    const int64_t first = std::max<int64_t>(0, row_h - half_h), end = std::min(g.height, row_h + half_h + 1);
+    T* rows = out + (n * HW + row_h * W) * HW;
+    for (int64_t row = 0; row < W; ++row) {
+      std::fill(rows + row * HW, rows + row * HW + first * W, T(0));
+      std::fill(rows + row * HW + end * W, rows + (row + 1) * HW, T(0));
+    }
+    std::vector<T> copy(W * W);  // zero, and so it stays where the mask does not reach
+    for (int64_t column_h = first; column_h < end; ++column_h) {
+      const int64_t h = g.distribute ? row_h : column_h, i = (g.distribute ? column_h - row_h : row_h - column_h) + half_h;
+      const T* from = x + (n * g.mask_height + i) * g.mask_width * HW + h * W;
+      for (int64_t j = 0; j < g.mask_width; ++j, from += HW) {
+        if (j + kRunsAhead < g.mask_width) Prefetch(from + kRunsAhead * HW, W);
+        for (int64_t w = tile.Begin(j), w_end = tile.End(j); w < w_end; ++w) copy[tile.Place(j) + w * tile.Step()] = from[w];
+      }
+      for (int64_t row = 0; row < W; ++row) Write(copy.data() + row * W, W, rows + row * HW + column_h * W);
+    }
+    FinishWrites();
+  });
 }
 
 template <typename T>
 void Backward(const T* grad_out, T* grad_x, const PsaMaskGeometry& g) {
-  const int64_t H = g.height, W = g.width, HW = H * W, half_h = g.mask_height / 2, half_w = g.mask_width / 2;
-#pragma omp parallel for
-  for (int64_t tile = 0; tile < g.batch * g.mask_height * H; ++tile) {
-    const int64_t n = tile / (g.mask_height * H), i = tile / H % g.mask_height, h = tile % H;
-    const int64_t target_h = h + i - half_h;
-    // Reads grad_out at (h, w), (target_h, target_w = w + j - half_w): it moves by these steps with j and with w.
-    const int64_t row_h = g.distribute ? h : target_h, column_h = g.distribute ? target_h : h;
-    const int64_t j_step = g.distribute ? 1 : HW, w_step = HW + 1;
-    const T* from = grad_out + (n * HW + row_h * W) * HW + column_h * W - half_w * j_step;
-    const int64_t targets = 0 <= target_h && target_h < H ? W : 0;  // 0 <= target_w < targets
-    T* to = grad_x + (n * g.mask_height + i) * g.mask_width * HW + h * W;
-    ForEachBlock(g.mask_width, W, [=](int64_t j, int64_t begin, int64_t end) {
-      CopyRun(from + j * j_step, w_step, to + j * HW, begin, end, half_w - j, targets + half_w - j);
-    });
-  }
+  const int64_t W = g.width, HW = g.height * W, half_h = g.mask_height / 2;
+  ParallelFor(g.batch * g.height, [=](int64_t k) {
+    const Tile tile(g);
+    const int64_t n = k / g.height, h = k % g.height;
+    std::vector<T> copy(W * W), run(W);
+    for (int64_t i = 0; i < g.mask_height; ++i) {
+      const int64_t target_h = h + i - half_h;
+      const bool on_map = 0 <= target_h && target_h < g.height;
+      const int64_t row_h = g.distribute ? h : target_h, column_h = g.distribute ? target_h : h;
+      const T* from = grad_out + (n * HW + row_h * W) * HW + column_h * W;
+      for (int64_t row = 0; on_map && row < W; ++row, from += HW) {
+        const int64_t first = tile.FirstColumn(row), end = tile.EndColumn(row);
+        if (row + kRunsAhead < W) Prefetch(from + kRunsAhead * HW + first, end - first);
+        std::copy(from + first, from + end, copy.data() + row * W + first);
+      }
+      T* to = grad_x + (n * g.mask_height + i) * g.mask_width * HW + h * W;
+      for (int64_t j = 0; j < g.mask_width; ++j, to += HW) {
+        const int64_t begin = on_map ? tile.Begin(j) : W, end = on_map ? tile.End(j) : W;
+        std::fill(run.begin(), run.begin() + begin, T(0));
+        for (int64_t w = begin; w < end; ++w) run[w] = copy[tile.Place(j) + w * tile.Step()];
+        std::fill(run.begin() + end, run.end(), T(0));
+        Write(run.data(), W, to);
+      }
+    }
+    FinishWrites();
+  });
 }
 
 }  // namespace

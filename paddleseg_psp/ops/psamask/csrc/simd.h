@@ -9,6 +9,8 @@
 
 #include "element.h"
 
+namespace psa {
+
 #define PSA_INLINE inline __attribute__((always_inline))
 
 // The bytes of a vector, how many vectors of channels a tile of kTileRows sums holds, and the tile of dot products: as much as
@@ -135,3 +137,5 @@ PSA_INLINE float Exp(float x) {
 }
 
 PSA_INLINE double Exp(double x) { return __builtin_exp(x); }
+
+}  // namespace psa
