@@ -6,7 +6,7 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SOURCES := $(shell find configs deploy paddleseg_psp test_tipc/configs test_tipc/*.* tools *.py -type f -not -name '*.pyc' -not -path '*/_lib/*')
 PICTURES := test_tipc/output/psanet/demo.png test_tipc/output/pspnet/demo.png
 
-.PHONY: setup demo demo-pspnet test test-fast clean
+.PHONY: setup demo demo-pspnet test test-fast test-sanitizers clean
 
 setup: $(VENV)/.operator
 
@@ -43,6 +43,10 @@ test: setup $(VENV)/.tested
 
 test-fast: setup $(VENV)/.tested
 	$(RUN) python -m pytest -m "not slow"
+
+# The kernels under the thread, address and undefined-behaviour sanitizers; part of `make test` too.
+test-sanitizers: setup $(VENV)/.tested
+	$(RUN) python -m pytest tests/ops/test_sanitizers.py
 
 clean:
 	rm -rf $(VENV) data/demo_cityscapes output test_tipc/output test_tipc/data build *.egg-info
