@@ -42,12 +42,19 @@ void FinishWrites() {
 #endif
 }
 
+// to[k * to_step] = from[k * from_step]. One of the steps is 1, the other a diagonal's.
+template <typename T>
+void CopyDiagonal(const T* from, int64_t from_step, T* to, int64_t to_step, int64_t count) {
+#pragma GCC unroll 8
+  for (int64_t k = 0; k < count; ++k) to[k * to_step] = from[k * from_step];
+}
+
 struct Tile {
   explicit Tile(const PsaMaskGeometry& g) : width(g.width), half_w(g.mask_width / 2), distribute(g.distribute) {}
 
-  // The element for mask column j and position w is at Place(j) + w * Step(). Its target, w + j - half_w, is on the map for
+  // The element for mask column j and position w is at Place(j, w). Its target, w + j - half_w, is on the map for
   // Begin(j) <= w < End(j).
-  int64_t Place(int64_t j) const { return (j - half_w) * (distribute ? 1 : width); }
+  int64_t Place(int64_t j, int64_t w) const { return (j - half_w) * (distribute ? 1 : width) + w * Step(); }
   int64_t Step() const { return width + 1; }
   int64_t Begin(int64_t j) const { return std::min(width, std::max<int64_t>(0, half_w - j)); }
   int64_t End(int64_t j) const { return std::max(Begin(j), std::min(width, width + half_w - j)); }
@@ -77,7 +84,8 @@ void Forward(const T* x, T* out, const PsaMaskGeometry& g) {
       const T* from = x + (n * g.mask_height + i) * g.mask_width * HW + h * W;
       for (int64_t j = 0; j < g.mask_width; ++j, from += HW) {
         if (j + kRunsAhead < g.mask_width) Prefetch(from + kRunsAhead * HW, W);
-        for (int64_t w = tile.Begin(j), w_end = tile.End(j); w < w_end; ++w) copy[tile.Place(j) + w * tile.Step()] = from[w];
+        const int64_t begin = tile.Begin(j);
+        CopyDiagonal(from + begin, 1, copy.data() + tile.Place(j, begin), tile.Step(), tile.End(j) - begin);
       }
       for (int64_t row = 0; row < W; ++row) Write(copy.data() + row * W, W, rows + row * HW + column_h * W);
     }
@@ -106,7 +114,7 @@ void Backward(const T* grad_out, T* grad_x, const PsaMaskGeometry& g) {
       for (int64_t j = 0; j < g.mask_width; ++j, to += HW) {
         const int64_t begin = on_map ? tile.Begin(j) : W, end = on_map ? tile.End(j) : W;
         std::fill(run.begin(), run.begin() + begin, T(0));
-        for (int64_t w = begin; w < end; ++w) run[w] = copy[tile.Place(j) + w * tile.Step()];
+        CopyDiagonal(copy.data() + tile.Place(j, begin), tile.Step(), run.data() + begin, 1, end - begin);
         std::fill(run.begin() + end, run.end(), T(0));
         Write(run.data(), W, to);
       }
