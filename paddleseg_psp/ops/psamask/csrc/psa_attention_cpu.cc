@@ -13,6 +13,7 @@
 #include <memory>
 #include <new>
 
+#include "huge_pages.h"
 #include "parallel.h"
 #include "psa_attention_geometry.h"
 #include "simd.h"
@@ -30,6 +31,7 @@ class Buffer {
  public:
   explicit Buffer(int64_t size) : data_((S*)std::aligned_alloc(64, CeilDivide(size * sizeof(S) + 1, 64) * 64), std::free) {
     if (!data_) throw std::bad_alloc();
+    AdviseHugePages(data_.get(), size * sizeof(S));
   }
   operator S*() const { return data_.get(); }
 
@@ -410,6 +412,7 @@ void Forward(const void* value, const void* mask, void* out, void* statistics, c
   task.values = values;
   task.out_factor = factor;
   task.out = (T*)out;
+  AdviseHugePages(out, positions * g.channels * sizeof(T));
   RunSum(task);
 }
 
@@ -426,6 +429,7 @@ void Backward(const void* value, const void* mask, const void* out, const void* 
   Task<T> of_value{other, (const T*)mask, (S*)statistics, outside, false};
   of_value.values = grad_outs;
   of_value.out = (T*)grad_value;
+  AdviseHugePages(grad_value, positions * g.channels * sizeof(T));
   RunSum(of_value);
 
   const Buffer<S> values(positions * g.row_stride);
@@ -435,6 +439,7 @@ void Backward(const void* value, const void* mask, const void* out, const void* 
   of_mask.grad_out = grad_outs;
   of_mask.forward_out = (const T*)out;
   of_mask.grad_mask = (T*)grad_mask;
+  AdviseHugePages(grad_mask, g.batch * g.MaskSize() * sizeof(T));
   Run(Step::kMaskGradient, of_mask);
 }
 

@@ -9,6 +9,7 @@
 #include <emmintrin.h>
 #endif
 
+#include "huge_pages.h"
 #include "parallel.h"
 #include "psamask.h"
 
@@ -69,6 +70,7 @@ struct Tile {
 template <typename T>
 void Forward(const T* x, T* out, const PsaMaskGeometry& g) {
   const int64_t W = g.width, HW = g.height * W, half_h = g.mask_height / 2;
+  AdviseHugePages(out, g.batch * HW * HW * sizeof(T));
   ParallelFor(g.batch * g.height, [=](int64_t k) {
     const Tile tile(g);
     const int64_t n = k / g.height, row_h = k % g.height;
@@ -96,6 +98,7 @@ void Forward(const T* x, T* out, const PsaMaskGeometry& g) {
 template <typename T>
 void Backward(const T* grad_out, T* grad_x, const PsaMaskGeometry& g) {
   const int64_t W = g.width, HW = g.height * W, half_h = g.mask_height / 2;
+  AdviseHugePages(grad_x, g.batch * g.mask_height * g.mask_width * HW * sizeof(T));
   ParallelFor(g.batch * g.height, [=](int64_t k) {
     const Tile tile(g);
     const int64_t n = k / g.height, h = k % g.height;
