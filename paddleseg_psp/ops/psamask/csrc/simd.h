@@ -13,8 +13,8 @@ namespace psa {
 
 #define PSA_INLINE inline __attribute__((always_inline))
 
-// The bytes of a vector, how many vectors of channels a tile of kTileRows sums holds, and the tile of dot products: as much as
-// the registers can.
+// The bytes of a vector, how many vectors of channels a tile of kTileRows sums holds, and the tile of dot products, whose rows
+// divide kTileRows: as much as the registers can hold.
 struct Baseline {  // SSE2, NEON
   static constexpr int kBytes = 16, kVectors = 2, kDotRows = 2, kDotColumns = 4;
 };
@@ -24,7 +24,7 @@ struct Avx2 {
   static constexpr int kBytes = 32, kVectors = 2, kDotRows = 3, kDotColumns = 4;
 };
 struct Avx512 {
-  static constexpr int kBytes = 64, kVectors = 4, kDotRows = 4, kDotColumns = 6;
+  static constexpr int kBytes = 64, kVectors = 4, kDotRows = 6, kDotColumns = 4;
 };
 #endif
 
