@@ -1,11 +1,17 @@
-"""Finds the psa_mask operator or builds it, once, and registers it with Paddle.
+"""Finds the library of psa_mask and psa_attention or builds it, once, and registers the operators with Paddle.
 
     python -m paddleseg_psp.ops.build
 
 builds it into the package ahead of its first use. What is not found there is built on first use into $PADDLESEG_PSP_CACHE
 (by default ~/.cache/paddleseg_psp). $CXX chooses the compiler; with a Paddle for CUDA, nvcc is used too.
+
+    python -m paddleseg_psp.doctor
+
+says how things stand.
 """
 
+import concurrent.futures
+import contextlib
 import functools
 import hashlib
 import logging
@@ -13,24 +19,27 @@ import os
 import platform
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import paddle
 from paddle.base import core, framework
 
-from paddleseg_psp.files import atomic_path
-
 OPERATOR = "paddleseg_psa_mask"
 SOURCES = Path(__file__).parent / "psamask" / "csrc"
 PREBUILT = Path(__file__).parent / "_lib"
 
+PATIENCE = 600  # seconds to wait for another process that builds; a build takes some ten
+
 _HOW_TO_GET_IT = (
-    "Install g++ (Debian, Ubuntu: apt-get install g++) or name another C++17 compiler in CXX; "
-    "`python -m paddleseg_psp.ops.build` then builds the operator and says if something is wrong."
+    "Install g++ 7 or newer (Debian, Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++; conda: conda install -c "
+    "conda-forge cxx-compiler; macOS: xcode-select --install) or name another C++17 compiler in CXX; "
+    "`python -m paddleseg_psp.ops.build` then builds the operators and says if something is wrong."
 )
 
 _log = logging.getLogger("paddleseg_psp")
@@ -46,7 +55,7 @@ def load_operator(required=False):
         required (bool): raise where the operator cannot be had, instead of returning False.
 
     Returns:
-        bool: whether psa_mask can run natively on the current device. If not, the first call logs a warning that says why
+        bool: whether the operators can run natively on the current device. If not, the first call logs a warning that says why
         and what to do.
 
     Raises:
@@ -54,9 +63,9 @@ def load_operator(required=False):
     """
     problem = _problem()
     if problem and required:
-        raise RuntimeError(f"The native operator psa_mask is needed here, but {problem}")
+        raise RuntimeError(f"The native operators are needed here, but {problem}")
     if problem:
-        _warn_once(f"psa_mask uses plain Paddle operators, slower than the native one, because {problem}")
+        _warn_once(f"PSANet uses plain Paddle operators, many times slower than its native ones, because {problem}")
     return not problem
 
 
@@ -88,8 +97,8 @@ class _Variant:
     """A library for the CPU alone or for CUDA too: how it is built here, and the file name that tells it from others."""
 
     def __init__(self, cuda):
-        compiler = shlex.split(os.environ.get("CXX") or "g++")
-        self.tools = [compiler] + ([["nvcc"]] if cuda else [])
+        self.compiler = shlex.split(os.environ.get("CXX") or "g++")
+        self.tools = [self.compiler] + ([["nvcc"]] if cuda else [])
         self.missing = [tool[0] for tool in self.tools if not shutil.which(tool[0])]
         self.sources = sorted([*SOURCES.glob("*.cc"), *(SOURCES.glob("*.cu") if cuda else [])])
         paddle_folder = Path(paddle.__file__).parent
@@ -98,19 +107,25 @@ class _Variant:
         self.includes = [paddle_folder / "include", paddle_folder / "include" / "third_party"]
 
         # Those of paddle.utils.cpp_extension.
-        self.flags = ["-O3", "-std=c++17", "-w", "-DPADDLE_WITH_CUSTOM_KERNEL", "-D_GLIBCXX_USE_CXX11_ABI=1"]
-        host_flags = ["-fPIC"] + (["-fopenmp"] if openmp.exists() else [])
+        self.flags = ["-O3", "-std=c++17", "-w"]
+        self.host_flags = ["-fPIC"] + (["-fopenmp"] if openmp.exists() else [])
+        self.paddle_flags = ["-DPADDLE_WITH_CUSTOM_KERNEL", "-D_GLIBCXX_USE_CXX11_ABI=1"]
         if cuda:
-            self.command = ["nvcc", "-ccbin", compiler[-1]]
-            self.flags += ["-DPADDLE_WITH_CUDA", "-x", "cu", "-arch=all-major", "-Xcompiler", ",".join(host_flags)]
+            self.linker = ["nvcc", "-ccbin", self.compiler[-1]]
+            self.paddle_flags += ["-DPADDLE_WITH_CUDA", "-x", "cu", "-arch=all-major", "-Xcompiler", ",".join(self.host_flags)]
         else:
-            self.command = compiler
-            self.flags += host_flags
+            self.linker = self.compiler
+            self.paddle_flags += self.host_flags
 
         sources = [part for path in sorted(SOURCES.glob("*.*")) for part in (path.name.encode(), path.read_bytes())]
         version = [paddle.version.full_version, paddle.version.commit, str(paddle.version.cuda()), platform.machine()]
         self.stem = "-".join(
-            ["psamask", "cuda" if cuda else "cpu", f"paddle{paddle.__version__}", _digest(version + self.flags + sources)]
+            [
+                "psamask",
+                "cuda" if cuda else "cpu",
+                f"paddle{paddle.__version__}",
+                _digest(version + self.flags + self.host_flags + self.paddle_flags + sources),
+            ]
         )
 
     def file_name(self):
@@ -120,27 +135,87 @@ class _Variant:
     def find(self):
         """Returns the path of the library or None. Where there is no compiler, any compiler's will do."""
         pattern = f"{self.stem}-*.so" if self.missing else self.file_name()
-        return next((path for folder in (PREBUILT, cache_folder()) for path in sorted(folder.glob(pattern))), None)
+        found = (path for folder in (PREBUILT, cache_folder()) for path in sorted(folder.glob(pattern)))
+        return next(filter(_is_whole, found), None)
 
     def build(self, folder):
-        import fcntl  # absent on Windows
-
         folder.mkdir(parents=True, exist_ok=True)
         library = folder / self.file_name()
-        with open(library.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when the process ends, however it ends
-            if not library.exists():
-                with atomic_path(library) as path, tempfile.TemporaryDirectory() as objects:
-                    self._compile(path, objects)
+        with _only_builder(library.with_suffix(".lock")):
+            for leftover in folder.glob(f"{library.stem}.*.building"):  # of builds that were killed
+                shutil.rmtree(leftover, ignore_errors=True)
+            if not (library.exists() and _is_whole(library)):
+                with tempfile.TemporaryDirectory(prefix=f"{library.stem}.", suffix=".building", dir=folder) as workshop:
+                    os.replace(self._compile(workshop), library)
         return library
 
-    def _compile(self, library, objects):
+    def _compile(self, folder):
+        """Compiles all sources into a library in the folder and returns its path."""
+        header = self.includes[0] / "paddle" / "phi" / "api" / "all.h"
+        if not header.exists():
+            raise RuntimeError(
+                f"Paddle's header {header} is missing. Install it again: pip install --force-reinstall paddlepaddle"
+            )
         includes = [argument for folder in self.includes for argument in ("-isystem", str(folder))]
-        for source in self.sources:
-            _run([*self.command, *self.flags, *includes, "-c", str(source), "-o", f"{objects}/{source.name}.o"])
-        inputs = [f"{objects}/{source.name}.o" for source in self.sources]
+        objects = [f"{folder}/{source.name}.o" for source in self.sources]
+        commands = [
+            [*self._command(source), *includes, "-c", str(source), "-o", output]
+            for source, output in zip(self.sources, objects)
+        ]
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+            list(threads.map(_run, commands))
+        library = f"{folder}/library.so"
         # Paddle's symbols are found through libpaddle.so, also those it gets elsewhere, so a linker must not leave it out.
-        _run([*self.command, "-shared", *inputs, "-Xlinker", "--no-as-needed", *map(str, self.libraries), "-o", library])
+        needed = ["-Xlinker", "--no-as-needed", *map(str, self.libraries)]
+        _run([*self.linker, "-shared", *objects, *needed, "-o", library])
+        with open(library, "rb+") as file:
+            os.fsync(file.fileno())
+        return library
+
+    def _command(self, source):
+        kernels = source.name.endswith("_cpu.cc")  # plain C++ with extensions that nvcc need not understand
+        return [*self.compiler, *self.flags, *self.host_flags] if kernels else [*self.linker, *self.flags, *self.paddle_flags]
+
+
+@contextlib.contextmanager
+def _only_builder(lock_file):
+    """Lets one process at a time in. The kernel forgets a lock when its process ends, however it ends.
+
+    Raises:
+        RuntimeError: another process has kept the others waiting for PATIENCE seconds.
+    """
+    import fcntl  # absent on Windows
+
+    with open(lock_file, "w") as lock:
+        start, told = time.monotonic(), False
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                waited = time.monotonic() - start
+            except OSError:  # a file system without locks: then each builds for itself, and the last one's file stays
+                break
+            if waited > PATIENCE:
+                raise RuntimeError(
+                    f"another process has been building it for {PATIENCE} s, or holds {lock_file} for another reason. "
+                    f"End that process, or name another folder in PADDLESEG_PSP_CACHE."
+                )
+            if waited > 1 and not told:
+                _log.warning(f"Waiting for another process that builds PSANet's operators ({lock_file})")
+                told = True
+            time.sleep(0.1)
+        yield
+
+
+def _is_whole(library):
+    """Returns False for a library that ends too early, say after a full disk: loading it would end the process."""
+    header = library.read_bytes()[:64]
+    if header[:5] != b"\x7fELF\2":  # of another kind, such as macOS's
+        return len(header) == 64
+    (sections,) = struct.unpack_from("<Q", header, 0x28)
+    size, count = struct.unpack_from("<HH", header, 0x3A)
+    return sections + size * count <= library.stat().st_size
 
 
 def _variants():
@@ -155,21 +230,24 @@ def _register():
         return True, None
     try:
         library = find_library() or build_library(cache_folder())
-        operators = core.load_op_meta_info_and_register_op(str(library))
     except OSError as error:
-        return False, f"it could not be built: {error}. PADDLESEG_PSP_CACHE names the folder to build it into."
+        return False, f"they could not be built: {error}. PADDLESEG_PSP_CACHE names the folder to build them into."
     except RuntimeError as error:
         return False, str(error)
+    try:
+        operators = core.load_op_meta_info_and_register_op(str(library))
+    except Exception as error:  # Paddle raises what it likes here
+        return False, f"{library} cannot be loaded: {error}\nDelete it, and it will be built again."
     framework.OpProtoHolder.instance().update_op_proto(operators)
     return library.name.startswith("psamask-cuda"), None
 
 
 def _problem():
-    """Returns why psa_mask cannot run natively on the current device, or None."""
+    """Returns why the operators cannot run natively on the current device, or None."""
     with _lock:
         has_cuda, problem = _register()
     if not problem and not has_cuda and paddle.get_device().startswith("gpu"):
-        problem = "nvcc was not found, so that it runs on the CPU only. Install the CUDA toolkit of Paddle's version."
+        problem = "nvcc was not found, so that they run on the CPU only. Install the CUDA toolkit of Paddle's version."
     return problem
 
 
@@ -207,8 +285,8 @@ def main():
             library = build_library(cache_folder())
         core.load_op_meta_info_and_register_op(str(library))
     except (OSError, RuntimeError) as error:
-        sys.exit(f"The operator psa_mask was not built: {error}")
-    print(f"psa_mask: {library}")
+        sys.exit(f"The operators were not built: {error}")
+    print(f"psa_mask and psa_attention: {library}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,12 @@ from paddleseg_psp.ops import build
 def test_kernels_are_clean(sanitizers, instructions, tmp_path):
     """Threads are the standard library's here, since GCC's OpenMP is not known to the thread sanitizer."""
     sources = [*sorted(build.SOURCES.glob("*_cpu.cc")), os.path.join(os.path.dirname(__file__), "sanitized.cc")]
-    flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", f"-DPSA_INSTRUCTIONS={instructions}", f"-I{build.SOURCES}"]
+    flags = [
+        f"-fsanitize={sanitizers}",
+        "-fno-sanitize-recover=all",
+        f"-DPSA_INSTRUCTIONS={instructions}",
+        f"-I{build.SOURCES}",
+    ]
     command = ["g++", "-O1", "-g", "-std=c++17", "-Wno-psabi", "-Wno-ignored-attributes", "-pthread", *flags, *sources]
     subprocess.run([*command, "-o", tmp_path / "run"], check=True)
     result = subprocess.run([tmp_path / "run"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -1,4 +1,4 @@
-"""PSANet's operators from plain Paddle ones: the yardstick of the native operators, their stand-in, and what ONNX export uses."""
+"""PSANet's operators from plain Paddle ones: the native operators' yardstick, their stand-in, and what ONNX export uses."""
 
 import paddle
 import paddle.nn.functional as F
