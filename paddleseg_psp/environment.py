@@ -34,7 +34,10 @@ def mkl_code_path(cpu_info):
 
 
 def configure():
-    """Chooses MKL's code path and the number of threads, unless the user has set MKL_DEBUG_CPU_TYPE or OMP_NUM_THREADS."""
+    """Chooses MKL's code path and the number of threads, unless the user has set MKL_DEBUG_CPU_TYPE or OMP_NUM_THREADS.
+
+    Without paddle there is nothing to choose for: the module that needs it will say so, and the doctor what to do.
+    """
     for message in _SILENCED:
         warnings.filterwarnings("ignore", message=message)
     code_path = mkl_code_path(_read("/proc/cpuinfo"))
@@ -42,8 +45,10 @@ def configure():
         os.environ["MKL_DEBUG_CPU_TYPE"] = code_path  # MKL reads it at its first use
         _applied["MKL_DEBUG_CPU_TYPE"] = code_path
     users_threads = _users_threads()
-    import paddle
-
+    try:
+        import paddle
+    except ImportError:
+        return
     if users_threads is None:
         paddle.base.core.set_num_threads(_cores())
         _applied["threads"] = _cores()
