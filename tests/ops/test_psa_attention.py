@@ -12,11 +12,11 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from helpers import ROOT, relative_error, run_python
+from psa_kernels import COMPACT, ELEMENTS, TYPES, attention_geometry, inputs
+from psa_kernels import psa_attention as numpy_psa_attention
 
 from paddleseg_psp.ops import build, psa_attention, psa_mask
 
-TYPES = ["collect", "distribute"]
-COMPACT = None
 # N, C, H, W, mask size
 SHAPES = [
     (2, 6, 4, 5, (5, 7)),
@@ -43,43 +43,6 @@ def implementation(request, monkeypatch):
 
 def random(*shape, dtype="float32"):
     return np.random.standard_normal(shape).astype(dtype)
-
-
-def inputs(shape, dtype="float32", scale=1):
-    n, channels, height, width, mask_size = shape
-    mask_channels = height * width if mask_size is COMPACT else mask_size[0] * mask_size[1]
-    value, grad_out = random(2, n, channels, height, width, dtype=dtype)
-    return value, random(n, mask_channels, height, width, dtype=dtype) * np.array(scale, dtype), grad_out
-
-
-def logit_places(shape, psa_type):
-    """Returns index arrays (channel of the mask, position in it, s, q) of all its logits; s and q are psa_attention.h's."""
-    height, width, mask_size = shape[2:]
-    s, q = np.indices((height * width, height * width))
-    owner, other = (q, s) if psa_type == "collect" else (s, q)
-    if mask_size is COMPACT:
-        return tuple(index.ravel() for index in (other, owner, s, q))
-    i = other // width - owner // width + mask_size[0] // 2
-    j = other % width - owner % width + mask_size[1] // 2
-    reached = (0 <= i) & (i < mask_size[0]) & (0 <= j) & (j < mask_size[1])
-    return tuple(index[reached] for index in (i * mask_size[1] + j, owner, s, q))
-
-
-def numpy_psa_attention(value, mask, grad_out, shape, psa_type, softmax):
-    """Returns out and the gradients of value and mask by their formulas in float64, from the whole matrix of weights."""
-    value, mask, grad_out = (array.astype("float64").reshape(*array.shape[:2], -1) for array in (value, mask, grad_out))
-    channel, position, s, q = logit_places(shape, psa_type)
-    weights = np.zeros((len(value), value.shape[2], value.shape[2]))
-    weights[:, s, q] = mask[:, channel, position]
-    if softmax:
-        weights = np.exp(weights - weights.max(1, keepdims=True))
-        weights /= weights.sum(1, keepdims=True)
-    grad_weights = value.transpose(0, 2, 1) @ grad_out
-    if softmax:
-        grad_weights = weights * (grad_weights - (weights * grad_weights).sum(1, keepdims=True))
-    grad_mask = np.zeros(mask.shape)
-    grad_mask[:, channel, position] = grad_weights[:, s, q]
-    return value @ weights, grad_out @ weights.transpose(0, 2, 1), grad_mask
 
 
 def run(value, mask, grad_out, psa_type, mask_size, softmax=True, function=psa_attention):
@@ -322,11 +285,6 @@ def test_reference_exports_to_onnx(tmp_path):
     assert result.returncode == 0 and "all equal" in result.stdout, result.stderr
 
 
-class Geometry(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "channels", "height", "width", "mask_height", "mask_width")]
-    _fields_ += [("distribute", ctypes.c_bool), ("softmax", ctypes.c_bool)]
-
-
 @pytest.fixture(scope="module", params=[0, 1, 2])
 def kernels(request, tmp_path_factory):
     """The kernels with no better instructions than those of a level, as processors without have to use them."""
@@ -342,18 +300,16 @@ def kernels(request, tmp_path_factory):
 @pytest.mark.parametrize("softmax", [True, False])
 @pytest.mark.parametrize("psa_type", TYPES)
 def test_every_instruction_set(psa_type, softmax, dtype, kernels):
-    def call(function, *arrays):
+    def call(function, shape, *arrays):
         pointers = (ctypes.c_void_p(array.ctypes.data) for array in arrays)
-        function(*pointers, list(TOLERANCES).index(dtype), geometry)
+        function(*pointers, ELEMENTS.index(dtype), attention_geometry(shape, psa_type, softmax))
 
     for shape in SHAPES:
-        n, channels, height, width, mask_size = shape
-        geometry = Geometry(n, channels, height, width, *(mask_size or (0, 0)), psa_type == "distribute", softmax)
         value, mask, grad_out = inputs(shape, dtype)
         out, grad_value, grad_mask = (np.full_like(like, np.nan) for like in (value, value, mask))
-        statistics = np.full((n, 2, height, width), np.nan, dtype)
-        call(kernels.psa_attention_forward_cpu, value, mask, out, statistics)
-        call(kernels.psa_attention_backward_cpu, value, mask, out, statistics, grad_out, grad_value, grad_mask)
+        statistics = np.full((shape[0], 2, *shape[2:4]), np.nan, dtype)
+        call(kernels.psa_attention_forward_cpu, shape, value, mask, out, statistics)
+        call(kernels.psa_attention_backward_cpu, shape, value, mask, out, statistics, grad_out, grad_value, grad_mask)
         expected = numpy_psa_attention(value, mask, grad_out, shape, psa_type, softmax)
         compare([out, grad_value, grad_mask], expected, TOLERANCES[dtype])
 

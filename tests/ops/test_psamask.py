@@ -1,12 +1,8 @@
 """psa_mask: the native operator and the reference against golden vectors, loops in NumPy, and each other; both in graphs."""
 
-import ctypes
 import glob
 import importlib.util
 import os
-import re
-import shutil
-import subprocess
 
 import numpy as np
 import paddle
@@ -319,65 +315,6 @@ def test_reference_exports_to_onnx_exactly(tmp_path):
     script.write_text(EXPORT)
     result = run_python([script, tmp_path], env={"PSA_MASK_IMPL": "reference", "PYTHONPATH": ROOT})
     assert result.returncode == 0 and "all equal" in result.stdout, result.stderr
-
-
-CUDA_ON_CPU = """
-struct Index { int64_t x; };
-static Index blockIdx, blockDim, threadIdx, gridDim;
-#define __global__
-#define __device__
-typedef void* cudaStream_t;
-static const int cudaErrorInvalidValue = 1;
-static int cudaGetLastError() { return 0; }
-template <class Kernel, class... Arguments>
-void launch(int64_t blocks, int threads, Kernel kernel, Arguments... arguments) {
-  gridDim.x = blocks < 3 ? blocks : 3;  // fewer threads than elements: each goes round its loop several times
-  blockDim.x = threads;
-  for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x)
-    for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) kernel(arguments...);
-}
-"""
-
-
-class Geometry(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "height", "width", "mask_height", "mask_width")]
-    _fields_ += [("distribute", ctypes.c_bool)]
-
-
-@pytest.fixture(scope="module")
-def cuda_kernels_on_cpu(tmp_path_factory):
-    """The CUDA kernels, thread after thread on the CPU: their index arithmetic can be tested without a GPU."""
-    if not shutil.which("g++"):
-        pytest.skip("g++ is not installed")
-    folder = tmp_path_factory.mktemp("cuda_on_cpu")
-    code = (build.SOURCES / "psamask_cuda.cu").read_text()
-    code = code.replace("#include <cuda_runtime.h>", "#include <cstdint>" + CUDA_ON_CPU)
-    code, launches = re.subn(r"(\w+)<<<(\w+), (\w+), .*?>>>\(", r"launch(\2, \3, \1, ", code)
-    assert launches == 1
-    (folder / "kernels.cc").write_text(code)
-    command = ["g++", "-O1", "-std=c++17", "-shared", "-fPIC", f"-I{build.SOURCES}", "kernels.cc", "-o", "kernels.so"]
-    subprocess.run(command, cwd=folder, check=True)
-    return ctypes.CDLL(str(folder / "kernels.so"))
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("psa_type", TYPES)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_cuda_kernels_equal_loops(shape, psa_type, dtype, cuda_kernels_on_cpu):
-    n, height, width, *mask_size = shape
-    geometry = Geometry(*shape, psa_type == "distribute")
-
-    def run(kernel, array, channels):
-        result = np.full((n, channels, height, width), np.nan, dtype)
-        assert kernel(*(ctypes.c_void_p(a.ctypes.data) for a in (array, result)), array.itemsize, geometry, None) == 0
-        return result
-
-    x = random(n, mask_size[0] * mask_size[1], height, width, dtype=dtype)
-    out = run(cuda_kernels_on_cpu.psamask_forward_cuda, x, height * width)
-    np.testing.assert_array_equal(out, numpy_psa_mask(x, psa_type, mask_size))
-    grad_out = random(*out.shape, dtype=dtype)
-    grad_x = run(cuda_kernels_on_cpu.psamask_backward_cuda, grad_out, x.shape[1])
-    np.testing.assert_array_equal(grad_x, numpy_psa_mask_gradient(grad_out, psa_type, mask_size))
 
 
 @pytest.mark.parametrize(
