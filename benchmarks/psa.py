@@ -3,14 +3,15 @@
 python benchmarks/psa.py [--maps 30x30 64x128] [--masks 59 full] [--threads 1 2] [--channels 512]
 
 psa_mask is measured as its kernel on memory that is there already, beside a memcpy of as many bytes as it must read and write
-and a plain loop that scatters (benchmarks/scatter.c, -O3). psa_attention is measured as users call it, one branch, softmax on,
+and a plain loop that scatters (benchmarks/loops.c, -O3). psa_attention is measured as users call it, one branch, softmax on,
 against: psa_mask, softmax and matrix product in Paddle ("unfused"); the same from plain Paddle operators alone ("plain"); the
 same in PyTorch, around this package's psa_mask kernel, if torch is installed. Each runs in a process of its own. Times are the
 best of several, in milliseconds. Memory is the peak beyond inputs, outputs and their gradients, in MB. GFLOP/s counts the
-products within the mask alone, which no implementation can avoid.
+products within the mask alone, which no implementation can avoid; the first line says what the processor gives at most.
 """
 
 import argparse
+import concurrent.futures
 import ctypes
 import importlib.util
 import json
@@ -71,7 +72,7 @@ def mask_times(case):
     positions = height * width
     x = np.random.default_rng(0).standard_normal((mask_height * mask_width, positions), "float32")
     out, grad_x = np.zeros((positions, positions), "float32"), np.zeros_like(x)
-    library, loops = kernels(), scatter_loops()
+    library, loops = kernels(), loops_in_c()
     result = {}
     for psa_type in TYPES:
         arguments = x, out, size, psa_type
@@ -93,12 +94,24 @@ def kernel_times(case, kernel, loop, source, target, size, psa_type):
     }
 
 
-def scatter_loops():
-    """Returns the library of scatter.c."""
-    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scatter.c")
+def loops_in_c():
+    """Returns the library of loops.c."""
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "loops.c")
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["gcc", "-O3", "-shared", "-fPIC", source, "-o", f"{folder}/scatter.so"], check=True)
-        return ctypes.CDLL(f"{folder}/scatter.so")
+        command = ["gcc", "-O3", "-march=native", "-w", "-shared", "-fPIC", source, "-o", f"{folder}/loops.so"]
+        subprocess.run(command, check=True)
+        return ctypes.CDLL(f"{folder}/loops.so")
+
+
+def peak(threads):
+    """Returns how many GFLOP/s that many threads reach when they do nothing but multiply and add in registers."""
+    loops, repeats = loops_in_c(), 20_000_000
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+
+        def run():
+            list(pool.map(lambda _: loops.multiply_add(LONG(repeats)), range(threads)))
+
+        return threads * repeats * 24 * 16 * 2e-6 / best(run)
 
 
 def paddle_attention(name, case):
@@ -247,10 +260,11 @@ def main():
         return
     names = [name for name in ATTENTIONS if name != "PyTorch" or importlib.util.find_spec("torch")]
     for threads in args.threads:
+        print(f"this processor, threads {threads}: {peak(threads):.0f} GFLOP/s of float32", flush=True)
         for size in args.maps:
             height, width = map(int, size.split("x"))
-            for mask in args.masks:
-                mask_size = (2 * height - 1, 2 * width - 1) if mask == "full" else (int(mask), int(mask))
+            full = 2 * height - 1, 2 * width - 1
+            for mask_size in dict.fromkeys(full if mask == "full" else (int(mask), int(mask)) for mask in args.masks):
                 print(f"map {size}, mask {mask_size[0]}x{mask_size[1]}, threads {threads}", flush=True)
                 case = {"size": [height, width, *mask_size], "channels": args.channels, "threads": threads}
                 report_mask(case)

@@ -30,7 +30,7 @@ def load_predictor(bundle, device="cpu", threads=None, onednn=True):
         onednn (bool): use oneDNN's kernels on the CPU; faster, and the same results.
 
     Raises:
-        UserError: an incomplete bundle, or a PSANet's operator that cannot be loaded.
+        UserError: an incomplete bundle, or PSANet's operators that cannot be loaded.
     """
     path = os.path.join(bundle, "deploy.yaml") if os.path.isdir(bundle) else bundle
     try:
@@ -45,8 +45,8 @@ def load_predictor(bundle, device="cpu", threads=None, onednn=True):
         if not os.path.isfile(file):
             raise UserError(f"the bundle is incomplete: {file} is missing; export it again")
     with open(graph, "rb") as file:
-        needs_operator = build.OPERATOR.encode() in file.read()
-    if needs_operator:
+        content = file.read()
+    if any(name.encode() in content for name in build.OPERATORS):
         try:
             build.load_operator(required=True)
         except RuntimeError as error:

@@ -30,7 +30,7 @@ from pathlib import Path
 import paddle
 from paddle.base import core, framework
 
-OPERATOR = "paddleseg_psa_mask"
+OPERATORS = ("paddleseg_psa_mask", "paddleseg_psa_attention")  # by which graphs name them
 SOURCES = Path(__file__).parent / "psamask" / "csrc"
 PREBUILT = Path(__file__).parent / "_lib"
 
@@ -226,7 +226,7 @@ def _variants():
 @functools.lru_cache(maxsize=None)
 def _register():
     """Finds or builds the library and registers it. Returns (whether it has the CUDA kernels, what went wrong or None)."""
-    if OPERATOR in framework.OpProtoHolder.instance().op_proto_map:  # registering it again would abort the process
+    if OPERATORS[0] in framework.OpProtoHolder.instance().op_proto_map:  # registering it again would abort the process
         return True, None
     try:
         library = find_library() or build_library(cache_folder())

@@ -204,7 +204,7 @@ def test_psanet_runs_in_a_process_that_has_never_seen_its_operator(tmp_path):
 def test_psanet_of_plain_operators_needs_no_operator(tmp_path, monkeypatch, shape):
     monkeypatch.setenv("PSA_MASK_IMPL", "reference")
     export_bundle(network("PSANet"), str(tmp_path / "bundle"), input_shape=shape)
-    assert b"paddleseg_psa_mask" not in (tmp_path / "bundle" / "model.json").read_bytes()
+    assert b"paddleseg_psa" not in (tmp_path / "bundle" / "model.json").read_bytes()
 
 
 def test_psanet_without_a_compiler_says_what_to_install(tmp_path):

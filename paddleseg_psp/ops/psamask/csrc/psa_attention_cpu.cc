@@ -78,30 +78,28 @@ struct Task {
   T* grad_mask = nullptr;
 };
 
+// The logits in a strip's row, of p's columns from block.Begin to block.End.
 template <typename T>
-PSA_INLINE void LoadLogits(const Task<T>& task, const Block& block, int64_t r_h, const Strip<Sum<T>>& strip) {
-  const Geometry& g = task.g;
-  for (int64_t distance = 0; distance < g.distances; ++distance) {
-    const T* logits = task.mask + block.n * g.MaskSize() + g.Logit(block.h, r_h, distance);
-    const int64_t step = g.LogitStep(), end = block.End(g, distance);
-    Sum<T>* row = strip.Row(block, distance);
-    if (step == 1)
-      for (int64_t w = block.Begin(g, distance); w < end; ++w) row[w] = Load(logits[w]);
-    else
-      for (int64_t w = block.Begin(g, distance); w < end; ++w) row[w] = Load(logits[w * step]);
-  }
+PSA_INLINE void LoadLogits(const Task<T>& task, const Block& block, int64_t r_h, int64_t distance, Sum<T>* row) {
+  const T* logits = task.mask + block.n * task.g.MaskSize() + task.g.Logit(block.h, r_h, distance);
+  const int64_t begin = block.Begin(task.g, distance), end = block.End(task.g, distance), step = task.g.LogitStep();
+  if (step == 1)
+    for (int64_t w = begin; w < end; ++w) row[w] = Load(logits[w]);
+  else
+    for (int64_t w = begin; w < end; ++w) row[w] = Load(logits[w * step]);
 }
 
-// Turns a strip of logits into exponentials, without softmax into nothing else.
+// A whole strip of exponentials, without softmax of logits.
 template <typename T>
-PSA_INLINE void ToExponentials(const Task<T>& task, const Block& block, int64_t r_h, const Strip<Sum<T>>& strip) {
+PSA_INLINE void LoadWeights(const Task<T>& task, const Block& block, int64_t r_h, const Strip<Sum<T>>& strip) {
   const Geometry& g = task.g;
-  if (!g.softmax) return;
   for (int64_t distance = 0; distance < g.distances; ++distance) {
-    const int64_t p = block.h * g.width, r = r_h * g.width + g.ColumnOfR(distance, 0);
-    const Sum<T>* maximum = task.statistics + block.n * 2 * g.Positions() + (task.of_p ? p : r);
-    const int64_t begin = block.Begin(g, distance), end = block.End(g, distance);
     Sum<T>* row = strip.Row(block, distance);
+    LoadLogits(task, block, r_h, distance, row);
+    if (!g.softmax) continue;
+    const int64_t place = task.of_p ? block.h * g.width : r_h * g.width + g.ColumnOfR(distance, 0);
+    const Sum<T>* maximum = task.statistics + block.n * 2 * g.Positions() + place;
+    const int64_t begin = block.Begin(g, distance), end = block.End(g, distance);
     if (g.compact && !task.of_p)
       for (int64_t w = begin; w < end; ++w) row[w] = Exp(row[w] - *maximum);
     else
@@ -134,10 +132,10 @@ PSA_INLINE void FindStatistics(const Task<T>& task, const Block& block) {
     maximum[w] = sum[w] > 0 ? 0 : -std::numeric_limits<S>::infinity();
   }
   for (int64_t r_h = g.FirstRow(block.h); r_h < g.EndRow(block.h); ++r_h) {
-    LoadLogits(task, block, r_h, strip);
     std::copy(maximum + block.begin, maximum + block.end, new_maxima);
     for (int64_t distance = 0; distance < g.distances; ++distance) {
-      const S* row = strip.Row(block, distance);
+      S* row = strip.Row(block, distance);
+      LoadLogits(task, block, r_h, distance, row);
       const int64_t end = block.End(g, distance);
       for (int64_t w = block.Begin(g, distance); w < end; ++w)
         new_maximum[w] = new_maximum[w] < row[w] ? row[w] : new_maximum[w];
@@ -186,8 +184,7 @@ PSA_INLINE void SumValues(const Task<T>& task, const Block& block) {
   const Buffer<S> sums((block.end_tile - block.first_tile) * kTileRows * g.row_stride);
   StartSums(task, block, (S*)sums);
   for (int64_t r_h = g.FirstRow(block.h); r_h < g.EndRow(block.h); ++r_h) {
-    LoadLogits(task, block, r_h, strip);
-    ToExponentials(task, block, r_h, strip);
+    LoadWeights(task, block, r_h, strip);
     if (!g.covers && g.softmax) FillMargins(task, block, r_h, strip);
     for (int64_t tile = block.first_tile; tile < block.end_tile; ++tile) {
       const int64_t w = tile * kTileRows, first = g.FirstColumn(tile), count = g.EndColumn(tile) - first;
@@ -264,8 +261,7 @@ PSA_INLINE void FindMaskGradient(const Task<T>& task, const Block& block) {
                        g.compact ? kNextPCompact : kNextP);
         }
     }
-    LoadLogits(task, block, r_h, strip);
-    ToExponentials(task, block, r_h, strip);
+    LoadWeights(task, block, r_h, strip);
     for (int64_t distance = 0; distance < g.distances; ++distance) {
       T* to = task.grad_mask + block.n * g.MaskSize() + g.Logit(block.h, r_h, distance);
       const int64_t step = g.LogitStep(), end = block.End(g, distance);
