@@ -151,3 +151,13 @@ def test_smallest_covering_mask(size, shrink, stride, expected):
         feature = (side - 1) // stride + 1
         shrunk = (feature - 1) // shrink + 1
         assert mask_side // 2 == shrunk - 1
+
+
+def test_mixed_precision():
+    """Paddle's automatic mixed precision does nothing on a CPU; here the mask alone is made of another type."""
+    module = PointWiseSpatialAttention(8, 4, "collect", mask_h=5, mask_w=5)
+    x = paddle.randn([1, 8, 9, 13])
+    arguments = module.reduce_layer, module.attention, "collect", [5, 7], True
+    expected = module._attend(x, *arguments)
+    mixed = module._attend(x, module.reduce_layer, lambda value: module.attention(value).astype("float64"), *arguments[2:])
+    assert mixed.dtype == paddle.float64 and relative_error(mixed, expected) < TOLERANCE

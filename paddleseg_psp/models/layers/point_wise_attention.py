@@ -130,6 +130,8 @@ class PointWiseSpatialAttention(nn.Layer):
         if self.shrink_factor != 1:
             value = resize(value, size, align_corners)
         mask = attention(value)
+        if value.dtype != mask.dtype:  # with automatic mixed precision, resizing gives float32 and a convolution float16
+            value = value.astype(mask.dtype)
         if not self.compact:
             return psa_attention(value, mask, direction, self.mask_size, self.psa_softmax, self.normalization)
         self._check_compact_size(value.shape[2:])
