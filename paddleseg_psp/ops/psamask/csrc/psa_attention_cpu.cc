@@ -13,7 +13,7 @@
 #include <memory>
 #include <new>
 
-#include "huge_pages.h"
+#include "memory_access.h"
 #include "parallel.h"
 #include "psa_attention_geometry.h"
 #include "simd.h"
@@ -81,8 +81,13 @@ struct Task {
 // The logits in a strip's row, of p's columns from block.Begin to block.End.
 template <typename T>
 PSA_INLINE void LoadLogits(const Task<T>& task, const Block& block, int64_t r_h, int64_t distance, Sum<T>* row) {
-  const T* logits = task.mask + block.n * task.g.MaskSize() + task.g.Logit(block.h, r_h, distance);
-  const int64_t begin = block.Begin(task.g, distance), end = block.End(task.g, distance), step = task.g.LogitStep();
+  const Geometry& g = task.g;
+  const T* mask = task.mask + block.n * g.MaskSize();
+  const T* logits = mask + g.Logit(block.h, r_h, distance);
+  const int64_t begin = block.Begin(g, distance), end = block.End(g, distance), step = g.LogitStep();
+  const int64_t ahead = distance + kRunsAhead;
+  if (step == 1 && ahead < g.distances)
+    Prefetch(mask + g.Logit(block.h, r_h, ahead) + block.Begin(g, ahead), block.End(g, ahead) - block.Begin(g, ahead));
   if (step == 1)
     for (int64_t w = begin; w < end; ++w) row[w] = Load(logits[w]);
   else

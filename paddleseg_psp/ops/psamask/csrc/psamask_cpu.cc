@@ -9,20 +9,13 @@
 #include <emmintrin.h>
 #endif
 
-#include "huge_pages.h"
+#include "memory_access.h"
 #include "parallel.h"
 #include "psamask.h"
 
 using namespace psa;
 
 namespace {
-
-constexpr int64_t kRunsAhead = 6;  // that are asked for while one is worked on; they are too short for the processor to guess
-
-template <typename T>
-void Prefetch(const T* from, int64_t count) {
-  for (int64_t k = 0; k < count; k += 64 / sizeof(T)) __builtin_prefetch(from + k);
-}
 
 // Writes past the cache where it can, to be followed by FinishWrites(). What is written is read much later.
 template <typename T>

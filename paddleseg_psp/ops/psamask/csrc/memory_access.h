@@ -1,4 +1,4 @@
-// Memory that arrives from the system page by page.
+// Memory that is far: not in the cache yet, or not even handed out by the system.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +21,14 @@ inline void AdviseHugePages(const void* data, int64_t bytes) {
 #else
   (void)data, (void)bytes;
 #endif
+}
+
+// Runs of a map row are too short and too far apart for the processor to guess which comes next: ask for so many ahead.
+constexpr int64_t kRunsAhead = 6;
+
+template <typename T>
+void Prefetch(const T* run, int64_t count) {
+  for (int64_t k = 0; k < count; k += 64 / sizeof(T)) __builtin_prefetch(run + k);
 }
 
 }  // namespace psa
