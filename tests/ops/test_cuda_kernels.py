@@ -100,6 +100,12 @@ kernels = psa_kernels.load(sys.argv[1])
 for shape in ((1, 20, 3, 18, (3, 5)), (1, 5, 2, 9, None)):
     for psa_type in psa_kernels.TYPES:
         psa_kernels.check_psa_attention(kernels, shape, psa_type, True, "float32", 1e-5)
+shape = (1, 1, 2, 35, (3, 5))
+x, grad_out = (np.random.standard_normal((1, channels, 2, 35)).astype("float32") for channels in (15, 70))
+for psa_type in psa_kernels.TYPES:
+    out, grad_x = psa_kernels.run_psa_mask(kernels, x, grad_out, shape, psa_type)
+    assert (out.reshape(1, 70, 70) == psa_kernels.psa_mask(x, shape, psa_type)).all()
+    assert (grad_x.reshape(1, 15, 70) == psa_kernels.psa_mask_gradient(grad_out, shape, psa_type)).all()
 print("all equal")
 """
 
