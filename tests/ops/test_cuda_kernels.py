@@ -89,6 +89,15 @@ def test_huge_logits(shape, psa_type, offset, kernels):
         np.testing.assert_allclose(result.ravel(), wanted.ravel(), rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_visible(bad, kernels):
+    shape = (1, 3, 4, 5, (3, 3))
+    value, mask, grad_out = inputs(shape)
+    mask[0, 4, 2, 2] = bad
+    out = psa_kernels.run_psa_attention(kernels, (value, mask, grad_out), shape, "collect", True, "float32")[0]
+    assert np.isnan(out[:, :, 2, 2]).all() and np.isfinite(np.delete(out.reshape(3, 20), 12, axis=1)).all()
+
+
 RACES = """
 import sys
 sys.path.insert(0, sys.argv[2])
