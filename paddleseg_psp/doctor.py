@@ -43,15 +43,14 @@ def check_machine(report):
     report.line("CPU", f"{model}, {os.cpu_count()} cores; {', '.join(name for name in INSTRUCTIONS if name in flags)}")
     if os.path.isdir("/dev/shm"):
         free = shutil.disk_usage("/dev/shm").free // 2**20
-        report.line("shared memory", f"{free} MB free in /dev/shm")
-        if free < ENOUGH_SHARED_MEMORY:
-            report.problem(
-                f"/dev/shm has {free} MB free, too little for loading data: docker run --shm-size=8g, or --num_workers 0"
-            )
+        little = "; little for --num_workers above 0: docker run --shm-size=8g" if free < ENOUGH_SHARED_MEMORY else ""
+        report.line("shared memory", f"{free} MB free in /dev/shm{little}")
 
 
 def check_packages(report):
     from packaging.requirements import Requirement
+
+    from paddleseg_psp import environment
 
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     lines = _read(os.path.join(folder, "requirements.txt")).splitlines()  # there unless it was installed elsewhere
@@ -68,6 +67,8 @@ def check_packages(report):
             )
         else:
             try:
+                if name == "paddlepaddle" and environment.paddle_error:
+                    raise environment.paddle_error
                 importlib.import_module(IMPORTED_AS.get(name, name))
             except Exception as error:  # a broken package may raise anything
                 report.problem(f"{name} {version} cannot be imported ({error}): pip install --force-reinstall '{requirement}'")
@@ -98,6 +99,8 @@ def check_operators(report):
 
     if "PSA_MASK_IMPL" in os.environ:
         report.line("PSA_MASK_IMPL", os.environ["PSA_MASK_IMPL"])
+    if os.environ.get("PSA_MASK_IMPL") == "reference":
+        os.environ["PSA_MASK_IMPL"] = "native"  # or the reference would be compared with itself
     compilers = [shlex.split(os.environ.get("CXX") or "g++"), ["nvcc"]]
     for compiler in compilers:
         report.line(" ".join(compiler), _first_line([*compiler, "--version"]) or "not found")

@@ -19,6 +19,7 @@ _MKL_CODE_PATHS = (
 _SILENCED = ("No ccache found", "When training, we now always track global mean and variance")
 
 _applied = {}
+paddle_error = None  # why paddle cannot be imported; a second attempt would give a misleading reason
 
 
 def mkl_code_path(cpu_info):
@@ -47,7 +48,9 @@ def configure():
     users_threads = _users_threads()
     try:
         import paddle
-    except ImportError:
+    except Exception as error:  # an OSError, too: paddle makes a folder in the home
+        global paddle_error
+        paddle_error = error
         return
     if users_threads is None:
         paddle.base.core.set_num_threads(_cores())

@@ -97,7 +97,7 @@ class _Variant:
     """A library for the CPU alone or for CUDA too: how it is built here, and the file name that tells it from others."""
 
     def __init__(self, cuda):
-        self.compiler = shlex.split(os.environ.get("CXX") or "g++")
+        self.compiler = _compiler()
         self.tools = [self.compiler] + ([["nvcc"]] if cuda else [])
         self.missing = [tool[0] for tool in self.tools if not shutil.which(tool[0])]
         self.sources = sorted([*SOURCES.glob("*.cc"), *(SOURCES.glob("*.cu") if cuda else [])])
@@ -141,9 +141,10 @@ class _Variant:
     def build(self, folder):
         folder.mkdir(parents=True, exist_ok=True)
         library = folder / self.file_name()
-        with _only_builder(library.with_suffix(".lock")):
+        with _only_builder(library.with_suffix(".lock")) as locked:
             for leftover in folder.glob(f"{library.stem}.*.building"):  # of builds that were killed
-                shutil.rmtree(leftover, ignore_errors=True)
+                if locked:  # or it may be in use
+                    shutil.rmtree(leftover, ignore_errors=True)
             if not (library.exists() and _is_whole(library)):
                 with tempfile.TemporaryDirectory(prefix=f"{library.stem}.", suffix=".building", dir=folder) as workshop:
                     os.replace(self._compile(workshop), library)
@@ -179,7 +180,9 @@ class _Variant:
 
 @contextlib.contextmanager
 def _only_builder(lock_file):
-    """Lets one process at a time in. The kernel forgets a lock when its process ends, however it ends.
+    """Lets one process at a time in, and gives whether it does, which not every file system allows for.
+
+    The kernel forgets a lock when its process ends, however it ends.
 
     Raises:
         RuntimeError: another process has kept the others waiting for PATIENCE seconds.
@@ -187,10 +190,11 @@ def _only_builder(lock_file):
     import fcntl  # absent on Windows
 
     with open(lock_file, "w") as lock:
-        start, told = time.monotonic(), False
+        start, told, locked = time.monotonic(), False, False
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = True
                 break
             except BlockingIOError:
                 waited = time.monotonic() - start
@@ -205,7 +209,7 @@ def _only_builder(lock_file):
                 _log.warning(f"Waiting for another process that builds PSANet's operators ({lock_file})")
                 told = True
             time.sleep(0.1)
-        yield
+        yield locked
 
 
 def _is_whole(library):
@@ -256,15 +260,30 @@ def _warn_once(message):
     _log.warning(message)
 
 
+def _compiler():
+    try:
+        return shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    except ValueError as error:
+        raise RuntimeError(f"CXX={os.environ['CXX']} is not a command: {error}. {_HOW_TO_GET_IT}")
+
+
 def _run(command):
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    result = _process(command)
     if result.returncode:
-        output = "\n".join(result.stdout.strip().splitlines()[-20:])
-        raise RuntimeError(f"the compiler failed.\n{shlex.join(command)}\n{output}\n{_HOW_TO_GET_IT}")
+        output = "\n".join(result.stdout.decode(errors="replace").strip().splitlines()[-20:])
+        killed = f" (signal {-result.returncode})" if result.returncode < 0 else ""
+        raise RuntimeError(f"the compiler failed{killed}.\n{shlex.join(command)}\n{output}\n{_HOW_TO_GET_IT}")
 
 
 def _output(command):
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+    return _process(command).stdout
+
+
+def _process(command):
+    try:
+        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    except OSError as error:
+        raise RuntimeError(f"{command[0]} does not run ({error.strerror}). {_HOW_TO_GET_IT}")
 
 
 def _digest(parts):

@@ -1,5 +1,6 @@
 """Finding and building the operator, each in fresh processes on a copy of the package that has no built operator."""
 
+import errno
 import fcntl
 import os
 import random
@@ -349,3 +350,35 @@ def test_installing_compiles_the_operator_into_the_package(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PADDLESEG_PSP_CACHE": str(tmp_path / "cache")}
     process = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout.startswith(str(tmp_path / "site" / "paddleseg_psp" / "ops" / "_lib"))
+
+
+@pytest.mark.parametrize("cxx, message", [("g++ 'x", "is not a command"), ("{}/text", "{}/text does not run")])
+def test_a_compiler_that_is_none(folders, monkeypatch, cxx, message):
+    (folders / "text").write_bytes(b"\x7fELF nonsense")
+    (folders / "text").chmod(0o755)
+    monkeypatch.setenv("CXX", cxx.format(folders))
+    with pytest.raises(RuntimeError, match=message.format(folders)):
+        build.build_library(folders / "cache")
+
+
+def test_a_compiler_named_blank_is_gcc(folders, monkeypatch):
+    monkeypatch.setenv("CXX", " ")
+    assert build._Variant(cuda=False).compiler == ["g++"]
+
+
+def test_messages_of_a_compiler_need_not_be_utf8(folders):
+    compiler(folders, '[ "$1" = --version ] && exit', "printf '\\351chec\\n'; exit 1")
+    with pytest.raises(RuntimeError, match="\ufffdchec"):
+        build.build_library(folders / "cache")
+
+
+def test_without_locks_a_folder_that_may_be_in_use_is_left_alone(folders, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    stem = build._Variant(cuda=False).file_name()[: -len(".so")]
+    (folders / "cache" / f"{stem}.other.building").mkdir()
+    monkeypatch.setattr(build._Variant, "_compile", lambda self, folder: shutil.copy(shutil.which("true"), folder))
+    build.build_library(folders / "cache")
+    assert (folders / "cache" / f"{stem}.other.building").exists()
