@@ -12,10 +12,13 @@ import paddleseg_psp.data  # these three register their components
 import paddleseg_psp.losses
 import paddleseg_psp.models  # noqa: F401
 from paddleseg_psp import registry
+from paddleseg_psp.data.class_weights import CLASS_WEIGHTS, count_classes
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.models.layers import freeze_batch_norm
 
 _REQUIRED = ("batch_size", "iters", "train_dataset", "optimizer", "lr_scheduler", "loss", "model")
-_TOP_LEVEL = (*_REQUIRED, "val_dataset", "test_config")
+_TOP_LEVEL = (*_REQUIRED, "val_dataset", "test_config", "accumulate", "freeze_batch_norm")
+_GROUP = ("name", "lr_mult", "weight_decay_mult")  # of parameters with a learning rate or weight decay of their own
 
 
 class _Loader(yaml.SafeLoader):
@@ -124,13 +127,13 @@ class Config:
     Args:
         path (str): YAML file; see `resolve_path` and `read_yaml`.
         overrides (list of str): `key.subkey=value` items; see `apply_overrides`.
-        iters, batch_size, learning_rate: replace the values in the file unless None.
+        iters, batch_size, accumulate, learning_rate: replace the values in the file unless None.
 
     Raises:
         UserError: with the file, the key, and what is allowed there.
     """
 
-    def __init__(self, path, overrides=None, iters=None, batch_size=None, learning_rate=None):
+    def __init__(self, path, overrides=None, iters=None, batch_size=None, accumulate=None, learning_rate=None):
         self.path = resolve_path(path)
         self.data = read_yaml(self.path)
         apply_overrides(self.data, overrides)
@@ -140,13 +143,13 @@ class Config:
         for key in _REQUIRED:
             if key not in self.data:
                 raise UserError(f"{self.path}: the key {key!r} is missing")
-        if iters is not None:
-            self.data["iters"] = iters
-        if batch_size is not None:
-            self.data["batch_size"] = batch_size
+        self.data.setdefault("accumulate", 1)
+        for key, value in (("iters", iters), ("batch_size", batch_size), ("accumulate", accumulate)):
+            if value is not None:
+                self.data[key] = value
         if learning_rate is not None:
             self.data["lr_scheduler"]["learning_rate"] = learning_rate
-        for key in ("iters", "batch_size"):
+        for key in ("iters", "batch_size", "accumulate"):
             if not isinstance(self.data[key], int) or self.data[key] < 1:
                 raise UserError(f"{self.path}: {key}: expected a whole number above 0, found {self.data[key]!r}")
 
@@ -163,6 +166,10 @@ class Config:
     @property
     def batch_size(self):
         return self.data["batch_size"]
+
+    @property
+    def accumulate(self):
+        return self.data["accumulate"]
 
     def test_options(self, function):
         """Returns the mapping `test_config`, whose keys must be arguments of `function`."""
@@ -210,8 +217,23 @@ class Config:
                 return tuple(size[::-1])  # transforms have (width, height), as PaddleSeg
         return None
 
-    def build_losses(self):
-        """Returns a list of (weight, loss), one for each output of the network."""
+    def freeze_batch_norm(self, model):
+        """Freezes the batch normalizations that `freeze_batch_norm` names: those of the "backbone", or "all"."""
+        choice, allowed = (
+            self.data.get("freeze_batch_norm"),
+            {None: None, "all": model, "backbone": getattr(model, "backbone", None)},
+        )
+        if choice not in allowed:
+            raise UserError(f"{self._where('freeze_batch_norm')}: expected backbone, all or null, found {choice!r}")
+        if choice is not None:
+            freeze_batch_norm(allowed[choice])
+
+    def build_losses(self, train_dataset=None):
+        """Returns a list of (weight, loss), one for each output of the network.
+
+        Class weights may be the name of a rule instead of numbers; they are then computed from the labels of train_dataset, and
+        take the name's place in `data`.
+        """
         spec, where = self.data["loss"], self._where("loss")
         if not isinstance(spec, dict) or set(spec) != {"types", "coef"}:
             raise UserError(f"{where}: expected the keys 'types' (a list of losses) and 'coef' (a list of weights)")
@@ -222,6 +244,8 @@ class Config:
             raise UserError(f"{where}: {len(types)} types but {len(weights)} coef; give one type for all, or one for each coef")
         ignored = self._dataset_constant("ignore_index", "IGNORE_INDEX")
         for index, item in enumerate(types):
+            if isinstance(item.get("weight"), str):
+                item["weight"] = self._class_weights(item["weight"], train_dataset, f"{where}.types.{index}.weight")
             if ignored is not None and item.get("ignore_index", ignored) != ignored:
                 raise UserError(
                     f"{where}.types.{index}.ignore_index: {item['ignore_index']}, but the data set ignores {ignored}"
@@ -229,6 +253,11 @@ class Config:
         defaults = {} if ignored is None else {"ignore_index": ignored}
         losses = [registry.build(item, f"{where}.types.{index}", **defaults) for index, item in enumerate(types)]
         return list(zip(weights, losses))
+
+    def _class_weights(self, rule, dataset, where):
+        if rule not in CLASS_WEIGHTS:
+            raise UserError(f"{where}: there is no rule {rule!r}{registry.suggestion(rule, CLASS_WEIGHTS)}")
+        return [round(float(weight), 6) for weight in CLASS_WEIGHTS[rule](count_classes(dataset))]
 
     def build_scheduler(self):
         """Returns the learning-rate schedule: a class of paddle.optimizer.lr, with PaddleSeg's linear warm-up on request."""
@@ -258,4 +287,14 @@ class Config:
         spec["type"] = {"sgd": "SGD", "adam": "Adam"}.get(spec.get("type"), spec.get("type"))
         if spec["type"] == "SGD" and "momentum" in spec:
             spec["type"] = "Momentum"
+        names = [name for name, _ in model.named_parameters()]
+        for index, group in enumerate(spec.get("custom_cfg") or ()):
+            where = self._where(f"optimizer.custom_cfg.{index}")
+            unknown = [key for key in group if key not in _GROUP]
+            if unknown or "name" not in group:
+                raise UserError(f"{where}: expected {', '.join(_GROUP)} (the name at least), found {', '.join(group)}")
+            if not any(group["name"] in name for name in names):
+                raise UserError(
+                    f"{where}.name: no parameter has {group['name']!r} in its name; some are {', '.join(names[:3])}"
+                )
         return registry.build(spec, self._where("optimizer"))(model, schedule)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 
 from paddleseg_psp.errors import UserError
@@ -15,12 +16,45 @@ def atomic_path(path):
     temporary = os.path.join(folder, f".{os.getpid()}.{name}")  # keeps the extension, which writers go by
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        _flush(temporary)
         os.replace(temporary, path)
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def atomic_folder(path):
+    """Gives a temporary folder beside `path`; when the block ends well, its files are flushed and it takes the place of `path`.
+
+    A folder that is there already is `path`.old for a moment, which is all there is if the process dies just then.
+    """
+    path = os.path.abspath(path)
+    parent, name = os.path.split(path)
+    temporary, old = os.path.join(parent, f".{os.getpid()}.{name}"), path + ".old"
+    try:
+        os.makedirs(temporary)
+        yield temporary
+        for entry in os.scandir(temporary):
+            _flush(entry.path)
+        _flush(temporary)
+        if os.path.isdir(path):
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(path, old)
+        os.rename(temporary, path)
+        _flush(parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path):
+    """Waits until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def require_writable(folder, flag="--save_dir"):

@@ -6,6 +6,13 @@ import subprocess
 import sys
 
 import numpy as np
+import paddle
+from paddle import nn
+from paddleseg.cvlibs import manager
+from paddleseg.models.layers import ConvBNReLU
+
+from paddleseg_psp.engine import train
+from paddleseg_psp.models.weights import read_weights
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 GOLDEN = os.path.join(ROOT, "tests", "golden")
@@ -54,3 +61,70 @@ def run_python(arguments, **options):
     return subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=ROOT, **options
     )
+
+
+TINY = "model.backbone={'type': 'TinyBackbone'}"  # for --opts, in this process
+
+
+@manager.BACKBONES.add_component
+class TinyBackbone(nn.Layer):
+    """Four feature maps of 8 channels at an eighth of the image's size, in milliseconds."""
+
+    feat_channels = [8] * 4
+
+    def __init__(self):
+        super().__init__()
+        strides = (4, 2, 1, 1)
+        self.stages = nn.LayerList([ConvBNReLU(8 if i else 3, 8, 3, stride=strides[i], padding=1) for i in range(4)])
+
+    def forward(self, x):
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+def run_training(config, save_dir, with_evaluation=True, model=None, **options):
+    """Trains a configuration as train.py does, and returns (the best mIoU, the network)."""
+    paddle.seed(0)
+    model = model or config.build_model()
+    config.freeze_batch_norm(model)
+    train_dataset = config.build_dataset("train_dataset")
+    best = train(
+        model,
+        train_dataset,
+        config.build_dataset("val_dataset") if with_evaluation else None,
+        save_dir=str(save_dir),
+        iters=config.iters,
+        batch_size=config.batch_size,
+        accumulate=config.accumulate,
+        config=str(config),
+        **{
+            "optimizer": config.build_optimizer(model, config.build_scheduler()),
+            "losses": config.build_losses(train_dataset),
+            "save_interval": 2,
+            "log_iters": 1,
+            **options,
+        },
+    )
+    return best, model
+
+
+def write_sums(folder):
+    """Writes a checkpoint's checksums anew, after a test has changed its files."""
+    names = sorted(name for name in os.listdir(folder) if name != "SHA256SUMS")
+    sums = subprocess.run(["sha256sum", *names], cwd=folder, capture_output=True, text=True, check=True).stdout
+    with open(os.path.join(folder, "SHA256SUMS"), "w") as file:
+        file.write(sums)
+
+
+def checkpoint_arrays(folder):
+    """Returns all arrays of a checkpoint's files by "file/name", as bytes, and the contents of state.json."""
+    arrays = {}
+    for name in sorted(os.listdir(folder)):
+        if name.endswith((".pdparams", ".pdopt")):
+            for key, value in read_weights(os.path.join(folder, name)).items():
+                arrays[f"{name}/{key}"] = value if isinstance(value, dict) else np.asarray(value).tobytes()
+    with open(os.path.join(folder, "state.json")) as file:
+        return arrays, json.load(file)

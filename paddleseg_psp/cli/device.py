@@ -2,25 +2,31 @@
 
 import random
 
-import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddleseg.utils import logger
 
 from paddleseg_psp import environment
+from paddleseg_psp.engine import distributed
+from paddleseg_psp.engine.trainer import seed_everything
 
 
-def set_up(device, seed=None):
-    """Selects the device, joins the other processes of a distributed run, seeds, and logs the environment."""
+def set_up(device, seed=None, deterministic=False):
+    """Selects the device, joins the other processes of a distributed run, seeds, and logs the environment.
+
+    Returns:
+        int: the seed, the same in all processes; a new one if none is given.
+    """
     if device == "gpu" and not (paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count()):
         logger.info("No GPU for this paddle: using the CPU (--device cpu says the same)")
         device = "cpu"
     paddle.set_device(device)
+    if deterministic and device == "gpu":
+        paddle.set_flags({"FLAGS_cudnn_deterministic": True, "FLAGS_embedding_deterministic": 1})
     if dist.ParallelEnv().world_size > 1:
         dist.init_parallel_env()
-    if seed is not None:
-        paddle.seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
+    seed = distributed.share_first(random.SystemRandom().getrandbits(31) if seed is None else seed)
+    seed_everything(seed)
     for line in environment.describe():
         logger.info(line)
+    return seed

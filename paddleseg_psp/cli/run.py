@@ -1,17 +1,24 @@
 """Running a command so that it ends well: one line for an error, and an honest exit code."""
 
 import os
+import signal
 import sys
 
+from paddleseg_psp.engine.interruption import Interrupted
 from paddleseg_psp.errors import UserError
 
 
 def run(command, args):
-    """Calls command(args). On failure the last line says what is wrong and the process exits with 1 (130 when interrupted)."""
+    """Calls command(args). On failure the last line says what is wrong and the process exits with 1.
+
+    Ended by a signal it exits with 128 and the signal's number, as a shell has it.
+    """
     try:
         command(args)
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        _fail("interrupted", 128 + signal.SIGINT)
+    except Interrupted as interrupted:
+        _fail(f"ended by {signal.Signals(interrupted.signum).name}: {interrupted}", 128 + interrupted.signum)
     except Exception as error:
         if args.debug:
             raise

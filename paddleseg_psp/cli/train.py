@@ -7,36 +7,44 @@ from paddleseg_psp.cli.device import set_up
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.config import Config
 from paddleseg_psp.engine import evaluate, train
+from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import require_writable
 
 
 def main(argv=None):
     parser = arguments.parser(
         "Train a network.",
-        "save_dir", "iters", "batch_size", "learning_rate", "save_interval", "log_iters", "keep_checkpoint_max",
-        "resume_model", "do_eval", "use_vdl", "num_workers", "seed", "precision", "amp_level",
+        "save_dir", "iters", "batch_size", "accumulate", "learning_rate", "save_interval", "log_iters", "keep_checkpoint_max",
+        "resume_model", "do_eval", "early_stop_intervals", "use_ema", "ema_decay", "use_vdl", "num_workers", "seed",
+        "deterministic", "precision", "amp_level",
         save_dir="./output",
     )  # fmt: skip
     run(_train, parser.parse_args(argv))
 
 
 def _train(args):
-    config = Config(args.config, args.opts, args.iters, args.batch_size, args.learning_rate)
+    replaced = {name: getattr(args, name) for name in ("iters", "batch_size", "accumulate", "learning_rate")}
+    config = Config(args.config, args.opts, **replaced)
+    _check(args)
     require_writable(args.save_dir)
-    set_up(args.device, args.seed)
-    logger.info(f"Configuration {config.path}:\n{config}")
+    seed = set_up(args.device, args.seed, args.deterministic)
+    logger.info(f"Everything random follows from --seed {seed}")
     train_dataset = config.build_dataset("train_dataset")
     val_dataset = config.build_dataset("val_dataset") if args.do_eval else None
     model = config.build_model()
+    config.freeze_batch_norm(model)
+    losses = config.build_losses(train_dataset)
+    logger.info(f"Configuration {config.path}:\n{config}")
     train(
         model,
         train_dataset,
         val_dataset,
         optimizer=config.build_optimizer(model, config.build_scheduler()),
-        losses=config.build_losses(),
+        losses=losses,
         save_dir=args.save_dir,
         iters=config.iters,
         batch_size=config.batch_size,
+        accumulate=config.accumulate,
         resume_model=args.resume_model,
         save_interval=args.save_interval,
         log_iters=args.log_iters,
@@ -46,4 +54,29 @@ def _train(args):
         test_config=config.test_options(evaluate),
         precision=args.precision,
         amp_level=args.amp_level,
+        ema_decay=args.ema_decay if args.use_ema else None,
+        early_stop_intervals=args.early_stop_intervals,
+        seed=seed,
+        palette=config.palette(),
+        config=str(config),
     )
+
+
+def _check(args):
+    """Raises UserError for a number that makes no sense, before anything is loaded."""
+    least = {
+        "save_interval": 1,
+        "log_iters": 1,
+        "num_workers": 0,
+        "keep_checkpoint_max": 0,
+        "early_stop_intervals": 1,
+        "seed": 0,
+    }
+    for name, lowest in least.items():
+        value = getattr(args, name)
+        if value is not None and value < lowest:
+            raise UserError(f"--{name} {value}: expected at least {lowest}")
+    if args.early_stop_intervals and not args.do_eval:
+        raise UserError("--early_stop_intervals needs --do_eval")
+    if not 0 < args.ema_decay < 1:
+        raise UserError(f"--ema_decay {args.ema_decay}: expected a number between 0 and 1")

@@ -33,6 +33,10 @@ class CheckedDataset(paddle.io.Dataset):
     def __len__(self):
         return len(self.file_list)
 
+    def files(self, index):
+        """Returns what to call a sample in messages."""
+        return " and ".join(self.file_list[index])
+
     def __getitem__(self, index):
         image_path, label_path = self.file_list[index]
         image = read_image(image_path, self.transforms.read_flag)

@@ -1,62 +1,136 @@
-"""Batches of samples, read ahead by a thread or by processes, whose errors reach the caller.
+"""Batches of samples, read here or ahead of time by processes, whose errors reach the caller.
 
-Paddle's loader waits for ever when reading fails in its thread, and buries the error in a traceback when it fails in a process.
-Here a failed sample travels through the loader like any other, and is raised where the batch is asked for.
+Paddle's loader buries an error in a process in a traceback, and waits for ever when reading fails in its thread. Here a failed
+sample travels through the loader like any other, and is raised where the batch is asked for; without processes there is no
+thread either.
 """
 
 import gc
-import random
+import multiprocessing
+import shutil
+import signal
 import traceback
 
 import numpy as np
 import paddle
 from paddle.io.dataloader.collate import default_collate_fn
+from paddleseg.utils import logger
 
 from paddleseg_psp.errors import UserError
 
+_SHARED_MEMORY = "/dev/shm"
+_BATCHES_AHEAD = 2  # of each process
+_SECONDS_AFTER_SIGTERM = 30
+_SECONDS_TO_STOP = 10  # which a process needs only where it hangs in reading
 
-def load_batches(dataset, batch_sampler, num_workers=0):
-    """Yields the batches that a sampler asks for, dicts of tensors, in order.
+
+def load_batches(dataset, batches, num_workers=0):
+    """Yields the batches asked for, dicts of tensors, in order. Close it (`contextlib.closing`) to end its processes early.
 
     Args:
-        dataset: a paddle.io.Dataset whose samples are dicts of arrays.
-        batch_sampler: gives the indices of each batch.
-        num_workers (int): processes that read; 0 reads in a thread.
+        dataset: has `dataset[key]`, a dict of arrays, and `dataset.files(key)`, what to call it in messages.
+        batches: the list of keys of each batch; iterating it again gives the same.
+        num_workers (int): processes that read; 0 reads each batch when it is asked for.
 
     Raises:
-        UserError: from the data set, as it was raised there.
-        RuntimeError: any other error there, with its traceback.
+        UserError: from the data set, as it was raised there; or a reading process died.
+        RuntimeError: any other error in a reading process, with its traceback.
     """
-    guarded = _Guarded(dataset)
+    if num_workers == 0:
+        for keys in batches:
+            yield paddle.utils.map_structure(_to_tensor, default_collate_fn([dataset[key] for key in keys]))
+        return
+    guarded = _Guarded(dataset, num_workers)
     loader = paddle.io.DataLoader(
-        guarded, batch_sampler=batch_sampler, num_workers=num_workers, collate_fn=_collate, worker_init_fn=_seed_worker
+        guarded,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        prefetch_factor=_BATCHES_AHEAD,
+        use_shared_memory=_fits_shared_memory(dataset, batches, num_workers),
+        collate_fn=_collate,
+        worker_init_fn=guarded.start,
     )
-    if num_workers:
-        # The processes are forks. Garbage that they inherit they would collect, and a queue of an earlier loader, whose threads
-        # are not in the fork, waits for them in its destructor for ever.
-        gc.collect()
-    for batch in loader:
-        if "failure" in batch:
-            raise batch["failure"]
-        yield batch
+    # The processes are forks. Garbage that they inherit they would collect, and a queue of an earlier loader, whose threads
+    # are not in the fork, waits for them in its destructor for ever.
+    gc.collect()
+    iterator = iter(loader)
+    # Paddle raises a process's death wherever the program is; without its handler the loader finds it within seconds.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except (RuntimeError, SystemError) as error:
+                raise guarded.explained(error)
+            if "failure" in batch:
+                raise batch["failure"]
+            yield batch
+    finally:
+        iterator._try_shutdown_all(_SECONDS_TO_STOP)  # its thread keeps it from being collected
+
+
+def _to_tensor(value):
+    return paddle.to_tensor(value) if isinstance(value, np.ndarray) else value
 
 
 class _Guarded(paddle.io.Dataset):
-    """A data set whose failed samples are the exceptions."""
+    """A data set whose failed samples are the exceptions, and which knows what each process is reading."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset, num_workers):
         self.dataset = dataset
+        self._pids = multiprocessing.RawArray("q", num_workers)
+        self._reading = [multiprocessing.RawArray("c", 2048) for _ in range(num_workers)]
 
     def __len__(self):
         return len(self.dataset)
 
-    def __getitem__(self, index):
+    def start(self, worker):
+        """Prepares a reading process. What ends the program is the main process's to decide, which may still save."""
+        self._pids[worker] = multiprocessing.current_process().pid
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_AFTER_SIGTERM))
+
+    def __getitem__(self, key):
+        reading = self._reading[paddle.io.get_worker_info().id]
         try:
-            return self.dataset[index]
+            reading.value = self.dataset.files(key).encode()[:2047]
+            return self.dataset[key]
         except UserError as error:
             return error
         except Exception:
             return RuntimeError(traceback.format_exc())
+
+    def explained(self, error):
+        """Returns the error to raise instead of one of the loader: which process died, reading what."""
+        alive = {process.pid for process in multiprocessing.active_children()}
+        dead = [worker for worker, pid in enumerate(self._pids) if pid and pid not in alive]
+        if not dead:
+            return error
+        files = "; ".join(self._reading[worker].value.decode(errors="replace") for worker in dead)
+        return UserError(
+            f"{len(dead)} of {len(self._pids)} processes that read data died, reading {files}. If the files open elsewhere, "
+            f"memory ran out: lower --num_workers or --batch_size, or give {_SHARED_MEMORY} more room (docker --shm-size=8g)"
+        )
+
+
+def _fits_shared_memory(dataset, batches, num_workers):
+    """Returns whether what the processes read ahead fits into shared memory; a process that finds it full dies."""
+    keys = next(iter(batches), None)
+    if keys is None:
+        return True
+    sample = sum(value.nbytes for value in dataset[keys[0]].values() if isinstance(value, np.ndarray))
+    needed = sample * len(keys) * (_BATCHES_AHEAD + 1) * num_workers
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if needed <= free:
+        return True
+    logger.warning(
+        f"{_SHARED_MEMORY} has {free / 2**20:.0f} MB free, too little for {num_workers} reading processes, which need "
+        f"{needed / 2**20:.0f} MB: batches go through pipes, more slowly. Give it more room (docker run --shm-size=8g)"
+    )
+    return False
 
 
 def _collate(samples):
@@ -64,10 +138,3 @@ def _collate(samples):
     if failure is None:
         return default_collate_fn(samples)
     return {"failure": failure, "tensor": np.zeros(1)}  # the loader cannot carry a batch without any tensor
-
-
-def _seed_worker(worker):
-    """Gives each reading process its own random numbers for the transforms, drawn from the main process's seed."""
-    seed = random.getrandbits(31) + worker
-    random.seed(seed)
-    np.random.seed(seed)

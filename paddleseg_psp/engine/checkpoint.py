@@ -1,71 +1,169 @@
-"""Checkpoints: one folder a save, made under another name and renamed when complete."""
+"""Checkpoints: all that a run needs to go on as if nothing had happened, one folder a save, whole or not there.
 
+A folder iter_<n> has model.pdparams (plain, as PaddleSeg's), model.pdopt, average.pdparams where weights are averaged,
+state.json (a `Progress` and the loss scaler) and SHA256SUMS, which `sha256sum -c` reads. No random-number state is needed:
+order, transforms and dropout are functions of the seed and the iteration.
+"""
+
+import dataclasses
+import hashlib
 import json
 import os
 import re
 import shutil
+from typing import Optional
 
 import paddle
+from paddleseg.utils import logger
 
+from paddleseg_psp.engine import distributed
 from paddleseg_psp.errors import UserError
-from paddleseg_psp.files import atomic_path
+from paddleseg_psp.files import atomic_folder, atomic_path
 from paddleseg_psp.models.weights import load_weights, read_weights
 
-_PARAMETERS, _OPTIMIZER, _STATE = "model.pdparams", "model.pdopt", "state.json"
+_PARAMETERS, _OPTIMIZER, _AVERAGE, _STATE = "model.pdparams", "model.pdopt", "average.pdparams", "state.json"
+_SUMS = "SHA256SUMS"
+BEST = "best_model"
+_FOLDER = re.compile(r"iter_(\d+)(\.old)?")  # .old: was being replaced when the process died
 
 
-def save_checkpoint(save_dir, model, optimizer, state, keep):
-    """Writes <save_dir>/iter_<iteration>/ and removes the oldest checkpoints beyond `keep` (0 keeps all).
+@dataclasses.dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        seed (int): of everything random in the run.
+        iteration (int): iterations done.
+        best_miou, best_iteration: the best evaluation so far; None before the first.
+        evaluated (int): the iteration of the last evaluation that was completed.
+        without_gain (int): evaluations since the best.
+        config (str|None): the resolved configuration, as YAML.
+    """
+
+    seed: int
+    iteration: int = 0
+    best_miou: Optional[float] = None
+    best_iteration: Optional[int] = None
+    evaluated: int = 0
+    without_gain: int = 0
+    config: Optional[str] = None
+
+
+class Checkpoints:
+    """The checkpoints of one run.
 
     Args:
-        state (dict): the iteration and what else a resumed run needs, as JSON.
+        save_dir (str): gets iter_<n>/ and best_model/.
+        keep (int): checkpoints kept, the newest; 0 keeps all.
+        model (Layer), optimizer, scaler (LossScaler), average (WeightAverage): what is saved.
     """
-    name = f"iter_{state['iteration']}"
-    final, temporary = os.path.join(save_dir, name), os.path.join(save_dir, f".{name}.{os.getpid()}")
-    try:
-        os.makedirs(temporary)
-        paddle.save(model.state_dict(), os.path.join(temporary, _PARAMETERS))
-        paddle.save(_optimizer_state(model, optimizer), os.path.join(temporary, _OPTIMIZER))
-        with open(os.path.join(temporary, _STATE), "w", encoding="utf-8") as file:
-            json.dump(state, file)
-        if os.path.isdir(final):
-            shutil.rmtree(final)
-        os.replace(temporary, final)
-    except OSError as error:
-        raise UserError(f"the checkpoint {final} could not be written: {error.strerror}")
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    for old in _checkpoints(save_dir)[:-keep] if keep else ():
-        shutil.rmtree(old)
 
+    def __init__(self, save_dir, keep, model, optimizer, scaler, average):
+        self._save_dir, self._keep = save_dir, keep
+        self._model, self._optimizer, self._scaler, self._average = model, optimizer, scaler, average
 
-def _checkpoints(save_dir):
-    names = [name for name in os.listdir(save_dir) if re.fullmatch(r"iter_\d+", name)]
-    return [os.path.join(save_dir, name) for name in sorted(names, key=lambda name: int(name[5:]))]
+    def save(self, progress):
+        """Writes iter_<iteration>/ and removes the oldest checkpoints beyond those to keep; returns the folder.
 
+        Of several processes, the first one writes.
 
-def save_best(save_dir, model):
-    """Writes <save_dir>/best_model/model.pdparams."""
-    with atomic_path(os.path.join(save_dir, "best_model", _PARAMETERS)) as path:
-        paddle.save(model.state_dict(), path)
+        Raises:
+            UserError: nothing could be written, as on a full disk; the earlier checkpoints are still there.
+        """
+        final = os.path.join(self._save_dir, f"iter_{progress.iteration}")
+        if distributed.rank() > 0:
+            return final
+        try:
+            with atomic_folder(final) as folder:
+                paddle.save(self._model.state_dict(), os.path.join(folder, _PARAMETERS))
+                paddle.save(_optimizer_state(self._model, self._optimizer), os.path.join(folder, _OPTIMIZER))
+                if self._average.enabled:
+                    paddle.save(self._average.state_dict(), os.path.join(folder, _AVERAGE))
+                with open(os.path.join(folder, _STATE), "w", encoding="utf-8") as file:
+                    json.dump({**dataclasses.asdict(progress), "scaler": self._scaler.state_dict()}, file, indent=1)
+                sums = [f"{_sha256(os.path.join(folder, name))}  {name}\n" for name in sorted(os.listdir(folder))]
+                with open(os.path.join(folder, _SUMS), "w", encoding="utf-8") as file:
+                    file.writelines(sums)
+        except OSError as error:
+            raise UserError(f"the checkpoint {final} could not be written: {error.strerror}. Earlier ones are as they were")
+        logger.info(f"Saved {final}")
+        for old in find_checkpoints(self._save_dir)[self._keep :] if self._keep else ():
+            shutil.rmtree(old)
+        return final
 
+    def save_best(self):
+        """Writes best_model/model.pdparams, the weights that the network has now."""
+        path = os.path.join(self._save_dir, BEST, _PARAMETERS)
+        try:
+            with atomic_path(path) as temporary:
+                paddle.save(self._model.state_dict(), temporary)
+        except OSError as error:
+            raise UserError(f"{path} could not be written: {error.strerror}")
 
-def load_checkpoint(folder, model, optimizer):
-    """Loads a checkpoint's parameters and optimizer, and returns its state.
+    def load(self, folder):
+        """Puts everything back as it was at a save, and returns its Progress.
 
-    Raises:
-        UserError: not a folder of `save_checkpoint`, a broken file, or one of another network.
-    """
-    try:
+        Raises:
+            UserError: no checkpoint, a damaged one, or one of another network.
+        """
+        reason = damage(folder)
+        if reason:
+            raise UserError(
+                f"--resume_model {folder}: {reason}. Resume from another checkpoint, or from auto, the newest whole one"
+            )
         with open(os.path.join(folder, _STATE), encoding="utf-8") as file:
             state = json.load(file)
-    except OSError as error:
-        raise UserError(f"--resume_model {folder} is no checkpoint folder such as output/iter_1000: {error}")
-    except json.JSONDecodeError:
-        raise UserError(f"{os.path.join(folder, _STATE)} is damaged: resume from another checkpoint")
-    load_weights(model, os.path.join(folder, _PARAMETERS), strict=True)
-    _set_optimizer_state(model, optimizer, read_weights(os.path.join(folder, _OPTIMIZER)))
-    return state
+        load_weights(self._model, os.path.join(folder, _PARAMETERS), strict=True)
+        _set_optimizer_state(self._model, self._optimizer, read_weights(os.path.join(folder, _OPTIMIZER)))
+        if self._average.enabled:
+            path = os.path.join(folder, _AVERAGE)
+            if not os.path.exists(path):
+                raise UserError(f"--resume_model {folder} was trained without --use_ema; resume it without, too")
+            self._average.set_state_dict(read_weights(path))
+        self._scaler.set_state_dict(state.pop("scaler"))
+        return Progress(**state)
+
+
+def find_checkpoints(save_dir):
+    """Returns the checkpoint folders in save_dir, newest first, damaged ones included."""
+    names = os.listdir(save_dir) if os.path.isdir(save_dir) else []
+    found = [match for match in map(_FOLDER.fullmatch, names) if match]
+    found.sort(key=lambda match: (int(match[1]), match[2] is None), reverse=True)
+    return [os.path.join(save_dir, match[0]) for match in found]
+
+
+def newest_checkpoint(save_dir):
+    """Returns the newest whole checkpoint folder in save_dir, or None; says in one line why one is passed over."""
+    for folder in find_checkpoints(save_dir):
+        reason = damage(folder)
+        if reason is None:
+            return folder
+        logger.warning(f"{folder} is passed over: {reason}")
+    return None
+
+
+def damage(folder):
+    """Returns what is wrong with a checkpoint folder, or None: each file must have the checksum it was written with."""
+    try:
+        with open(os.path.join(folder, _SUMS), encoding="utf-8") as file:
+            sums = [line.split() for line in file]
+        for expected, name in sums:
+            if _sha256(os.path.join(folder, name)) != expected:
+                return f"{name} is damaged"
+        missing = {_PARAMETERS, _OPTIMIZER, _STATE} - {name for _, name in sums}
+        return f"{_SUMS} lacks {', '.join(sorted(missing))}" if missing else None
+    except FileNotFoundError as error:
+        return f"it has no {os.path.basename(error.filename)}" if os.path.isdir(folder) else "there is no such folder"
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 # Paddle keys an optimizer's state by parameter names that count the layers made in a process (conv2d_7.w_0_velocity_0), so
@@ -73,15 +171,14 @@ def load_checkpoint(folder, model, optimizer):
 
 
 def _optimizer_state(model, optimizer):
+    names = {parameter.name: name for name, parameter in model.named_parameters()}
     renamed = {}
     for key, value in optimizer.state_dict().items():
-        owners = [
-            (name, parameter.name) for name, parameter in model.named_parameters() if key.startswith(parameter.name + "_")
-        ]
-        if owners:
-            name, own = max(owners, key=lambda owner: len(owner[1]))
-            key = f"{name}|{key[len(own) :]}"
-        renamed[key] = value
+        if key == "master_weights":  # float32 copies of parameters in half precision
+            renamed[key] = {names[own]: weight for own, weight in value.items()}
+            continue
+        own = max((own for own in names if key.startswith(own + "_")), key=len, default=None)
+        renamed[f"{names[own]}|{key[len(own) :]}" if own else key] = value
     return renamed
 
 
@@ -90,5 +187,7 @@ def _set_optimizer_state(model, optimizer, state):
     renamed = {}
     for key, value in state.items():
         name, bar, rest = key.partition("|")
+        if key == "master_weights":
+            value = {own[name]: paddle.to_tensor(weight, dtype="float32") for name, weight in value.items()}
         renamed[own[name] + rest if bar else key] = value
     optimizer.set_state_dict(renamed)

@@ -1,12 +1,14 @@
 """Evaluation of a network on a labelled data set."""
 
+import contextlib
+
 import numpy as np
 import paddle
-import paddle.distributed as dist
 from paddleseg.core import infer
 from paddleseg.utils import logger
 
 from paddleseg_psp.data import CheckedDataset, load_batches
+from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.metrics import ConfusionMatrix
 from paddleseg_psp.engine.precision import autocast
 from paddleseg_psp.engine.progress import track
@@ -43,29 +45,37 @@ def evaluate(
         ConfusionMatrix: over all images.
     """
     model.eval()
+    distributed.share_buffers(model)
     dataset, matrix = CheckedDataset(eval_dataset), ConfusionMatrix(eval_dataset.num_classes, eval_dataset.ignore_index)
-    share = paddle.io.Subset(dataset, range(dist.get_rank(), len(dataset), dist.get_world_size()))
-    samples = load_batches(share, paddle.io.BatchSampler(share, batch_size=1), num_workers)
+    share = range(distributed.rank(), len(dataset), distributed.world_size())
+    samples = load_batches(dataset, [[index] for index in share], num_workers)
     if print_detail:
         logger.info(f"Start evaluating (total_samples: {len(dataset)}, total_iters: {len(share)})...")
-    windows = {"is_slide": is_slide, "stride": stride, "crop_size": crop_size}
-    shown = print_detail and dist.get_rank() == 0
-    for sample in track(samples, len(share), "[EVAL]") if shown else samples:
-        with autocast(precision, amp_level):
-            pred = predict_classes(
-                model, sample["img"], sample["trans_info"], aug_eval, scales, flip_horizontal, flip_vertical, **windows
-            )
-        matrix.update(pred, sample["label"].numpy()[0])
-    if dist.get_world_size() > 1:
-        counts = paddle.to_tensor(matrix.counts)
-        dist.all_reduce(counts)
-        matrix.counts = counts.numpy()
+    shown = print_detail and distributed.rank() == 0
+    options = (aug_eval, scales, flip_horizontal, flip_vertical, is_slide, stride, crop_size)
+    with contextlib.closing(samples):
+        for sample in track(samples, len(share), "[EVAL]") if shown else samples:
+            with autocast(model, precision, amp_level):
+                pred = predict_classes(model, sample["img"], sample["trans_info"], *options)
+            matrix.update(pred, sample["label"].numpy()[0])
+    matrix.counts = distributed.total(matrix.counts)
     if print_detail:
         log_metrics(matrix, len(dataset), dataset.class_names)
     return matrix
 
 
-def predict_classes(model, image, trans_info, augment, scales, flip_horizontal, flip_vertical, is_slide, stride, crop_size):
+def predict_classes(
+    model,
+    image,
+    trans_info,
+    augment=False,
+    scales=1.0,
+    flip_horizontal=False,
+    flip_vertical=False,
+    is_slide=False,
+    stride=None,
+    crop_size=None,
+):
     """Returns the classes [H, W] (int32 array) that a network gives an image tensor [1, 3, h, w], at the original size."""
     windows = {"is_slide": is_slide, "stride": stride, "crop_size": crop_size}
     if augment:

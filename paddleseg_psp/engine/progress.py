@@ -3,20 +3,21 @@
 import sys
 import time
 
-from paddleseg.utils import calculate_eta, logger, progbar
+from paddleseg.utils import calculate_eta, logger
+from tqdm import tqdm
 
 _LOG_SECONDS = 10.0
 
 
 def track(items, total, label):
     """Yields the items; shows a bar on a terminal, and elsewhere log lines now and then, both with the time left."""
-    bar = progbar.Progbar(target=total, verbose=1) if sys.stdout.isatty() else None
+    if sys.stdout.isatty():
+        yield from tqdm(items, desc=label, total=total, file=sys.stdout, leave=False)
+        return
     start = logged = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        if bar:
-            bar.update(done)
-        elif now - logged >= _LOG_SECONDS and done < total:
+        if now - logged >= _LOG_SECONDS and done < total:
             logged = now
             logger.info(f"{label} {done}/{total} | ETA {calculate_eta(total - done, (now - start) / done)}")

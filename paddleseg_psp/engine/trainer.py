@@ -1,16 +1,23 @@
 """The training loop."""
 
+import contextlib
+import random
 import time
 
+import numpy as np
 import paddle
-import paddle.distributed as dist
 from paddleseg.utils import logger
 
-from paddleseg_psp.data import CheckedDataset, load_batches
-from paddleseg_psp.engine.checkpoint import load_checkpoint, save_best, save_checkpoint
-from paddleseg_psp.engine.evaluator import evaluate
-from paddleseg_psp.engine.precision import autocast, gradient_scaler
+from paddleseg_psp.data import CheckedDataset, SeededDataset, TrainingSampler, load_batches
+from paddleseg_psp.data.sampler import derived_seed
+from paddleseg_psp.engine import distributed
+from paddleseg_psp.engine.checkpoint import Checkpoints, Progress
+from paddleseg_psp.engine.interruption import Interrupted, Interruption
+from paddleseg_psp.engine.precision import LossScaler, autocast, cast_weights
+from paddleseg_psp.engine.resume import start
 from paddleseg_psp.engine.training_log import TrainingLog
+from paddleseg_psp.engine.validation import Validation
+from paddleseg_psp.engine.weight_average import WeightAverage
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import require_writable
 
@@ -33,72 +40,105 @@ def train(
     test_config=None,
     precision="fp32",
     amp_level="O1",
+    accumulate=1,
+    ema_decay=None,
+    early_stop_intervals=None,
+    seed=0,
+    palette=None,
+    config=None,
 ):
     """Trains a network: each iteration takes a batch, steps, logs; each save_interval evaluates and saves.
+
+    What it computes depends on its arguments alone: a run that was interrupted and resumed ends, on a CPU, in the same
+    parameters to the bit.
 
     Args:
         model (Layer): returns a list of logits [N, C, H, W].
         train_dataset, val_dataset: data sets of paddleseg or this package; without val_dataset nothing is evaluated.
         optimizer: a paddle optimizer over the model's parameters.
-        save_dir (str): gets iter_<n>/ checkpoints, best_model/, and VisualDL's log.
+        save_dir (str): gets iter_<n>/ checkpoints, best_model/, validation/, metrics.jsonl, curves.png, VisualDL's log.
         iters (int): iterations in all, those before a resume included.
-        batch_size (int): images a process and iteration.
-        resume_model (str|None): a checkpoint folder to go on from.
+        batch_size (int): images that a process takes at once.
+        resume_model (str|None): a checkpoint folder to go on from, or "auto": the newest whole one in save_dir, if any.
         save_interval, log_iters (int): iterations between checkpoints, and between log lines.
         num_workers (int): processes that read files.
-        use_vdl (bool): write scalars for VisualDL.
+        use_vdl (bool): write scalars and pictures for VisualDL.
         losses: a (weight, loss) pair for each output of the network.
         keep_checkpoint_max (int): checkpoints kept; 0 keeps all.
         test_config (dict|None): further arguments of `evaluate`.
         precision, amp_level: see `paddleseg_psp.engine.precision`.
+        accumulate (int): batches whose gradients are averaged for one step.
+        ema_decay (float|None): average the weights (`WeightAverage`); the averaged ones are evaluated and kept as best_model.
+        early_stop_intervals (int|None): end after this many evaluations without a better one.
+        seed (int): of order, transforms and dropout; a resumed run has its checkpoint's.
+        palette: a (red, green, blue) colour for each class, for pictures.
+        config (str|None): the configuration as YAML, kept in checkpoints to notice what changed.
 
     Returns:
         float|None: the best mean IoU; None without evaluation.
 
     Raises:
         UserError: wrong files, a loss that is not finite, no place to save.
+        Interrupted: SIGTERM or SIGINT came; a checkpoint was saved.
     """
     require_writable(save_dir)
-    is_main = dist.get_rank() == 0
-    state = {"iteration": 0, "best_miou": None, "best_iteration": None}
-    if resume_model is not None:
-        state = load_checkpoint(resume_model, model, optimizer)
-        logger.info(f"Resuming from {resume_model} at iteration {state['iteration']} of {iters}")
-    network = paddle.DataParallel(model) if dist.get_world_size() > 1 else model
-    sampler = _sampler(train_dataset, batch_size)
-    batches = _batches(CheckedDataset(train_dataset), sampler, num_workers, state["iteration"], iters)
-    scaler = gradient_scaler(precision)
-    schedule = optimizer._learning_rate
-    log = TrainingLog(save_dir if use_vdl and is_main else None, iters, log_iters, batch_size, len(sampler))
+    cast_weights(model, optimizer, precision, amp_level)
+    scaler, average = LossScaler(precision == "fp16"), WeightAverage(model, ema_decay)
+    checkpoints = Checkpoints(save_dir, keep_checkpoint_max, model, optimizer, scaler, average)
+    progress = start(checkpoints, save_dir, resume_model, Progress(seed, config=config))
+    steps = range(progress.iteration + 1, iters + 1)
+    dataset = CheckedDataset(train_dataset)
+    sampler = _sampler(dataset, batch_size, steps, progress.seed, accumulate)
+    batches = load_batches(SeededDataset(dataset), sampler, num_workers)
+    options = {"num_workers": num_workers, "precision": precision, "amp_level": amp_level, **(test_config or {})}
+    validation = Validation(model, average, checkpoints, val_dataset, save_dir, options, palette)
+    log = TrainingLog(save_dir, progress.iteration, iters, log_iters, sampler, dataset, num_workers, use_vdl)
+    network, schedule = distributed.wrapped(model), optimizer._learning_rate
 
-    model.train()
-    for iteration, batch, reader_cost in batches:
-        with autocast(precision, amp_level):
-            terms = loss_terms(network(batch["img"]), batch["label"], losses)
-        scaler.scale(sum(terms)).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.clear_grad()
-        log.step(iteration, terms, optimizer.get_lr(), reader_cost)
-        if isinstance(schedule, paddle.optimizer.lr.LRScheduler):
-            schedule.step()
+    with Interruption(log_iters) as interruption, log, contextlib.closing(batches):
+        try:
+            if progress.iteration and _due(progress.iteration, save_interval, iters):
+                if validation.run(progress, interruption, log):  # an interruption had cut it short
+                    checkpoints.save(progress)
+            model.train()
+            for iteration in steps:
+                if early_stop_intervals and progress.without_gain >= early_stop_intervals:
+                    logger.info(f"Stopped early: no better mIoU in {early_stop_intervals} evaluations up to {iteration - 1}")
+                    break
+                seed_everything(progress.seed, iteration, distributed.rank())
+                terms, waited = 0, 0.0
+                for turn in range(accumulate):
+                    asked = time.perf_counter()
+                    batch = next(batches)
+                    waited += time.perf_counter() - asked
+                    with distributed.exchanging_gradients(network, turn == accumulate - 1):
+                        with autocast(model, precision, amp_level):
+                            parts = paddle.stack(loss_terms(network(batch["img"]), batch["label"], losses))
+                        scaler.scale(parts.sum() / accumulate).backward()
+                    terms += parts.detach() / accumulate
+                scaler.step(optimizer, model.parameters())
+                optimizer.clear_grad()
+                average.update(iteration)
+                log.step(iteration, terms, optimizer.get_lr(), waited)
+                if isinstance(schedule, paddle.optimizer.lr.LRScheduler):
+                    schedule.step()
+                progress.iteration = iteration
+                if signum := interruption.after(iteration):
+                    log.require_finite(model)
+                    raise Interrupted(signum)
+                if _due(iteration, save_interval, iters):
+                    log.require_finite(model)
+                    validation.run(progress, interruption, log)
+                    checkpoints.save(progress)
+                    log.restart_timer()
+        except Interrupted as interrupted:
+            folder = checkpoints.save(progress)
+            raise Interrupted(interrupted.signum, f"{folder} is saved; --resume_model auto goes on from there") from None
+    return progress.best_miou
 
-        if iteration % save_interval == 0 or iteration == iters:
-            state["iteration"] = iteration
-            if val_dataset is not None:
-                options = {"num_workers": num_workers, "precision": precision, "amp_level": amp_level}
-                matrix = evaluate(model, val_dataset, **{**options, **(test_config or {})})
-                model.train()
-                if state["best_miou"] is None or matrix.mean_iou() > state["best_miou"]:
-                    state.update(best_miou=matrix.mean_iou(), best_iteration=iteration)
-                    if is_main:
-                        save_best(save_dir, model)
-                log.evaluation(iteration, matrix, state)
-            if is_main:
-                save_checkpoint(save_dir, model, optimizer, state, keep_checkpoint_max)
-            log.restart_timer()
-    log.close()
-    return state["best_miou"]
+
+def _due(iteration, save_interval, iters):
+    return iteration % save_interval == 0 or iteration == iters
 
 
 def loss_terms(outputs, label, losses):
@@ -118,26 +158,25 @@ def loss_terms(outputs, label, losses):
     return terms
 
 
-def _sampler(dataset, batch_size):
-    """Returns the sampler of shuffled whole batches, whose length is the iterations of an epoch."""
-    sampler = paddle.io.DistributedBatchSampler(dataset, batch_size, shuffle=True, drop_last=True)
-    if len(sampler) == 0:
+def _sampler(dataset, batch_size, steps, seed, accumulate):
+    """Returns the sampler of the iterations to come.
+
+    Raises:
+        UserError: too few images for one iteration.
+    """
+    processes = distributed.world_size()
+    sampler = TrainingSampler(len(dataset), batch_size, steps, seed, accumulate, distributed.rank(), processes)
+    if sampler.iters_per_epoch == 0:
         raise UserError(
-            f"the training data set has {len(dataset)} images, fewer than one batch of {batch_size} for each of "
-            f"{dist.get_world_size()} processes: lower --batch_size"
+            f"the training data set has {len(dataset)} images, fewer than the {sampler.images} of one iteration (--batch_size "
+            f"{batch_size} x --accumulate {accumulate} x {processes} processes): lower them"
         )
     return sampler
 
 
-def _batches(dataset, sampler, num_workers, done, iters):
-    """Yields (iteration, batch, seconds spent waiting for it), epoch after epoch, from iteration done + 1 to iters."""
-    iteration = done
-    while iteration < iters:
-        sampler.set_epoch(iteration // len(sampler))
-        asked = time.perf_counter()
-        for batch in load_batches(dataset, sampler, num_workers):
-            iteration += 1
-            yield iteration, batch, time.perf_counter() - asked
-            if iteration == iters:
-                return
-            asked = time.perf_counter()
+def seed_everything(*numbers):
+    """Seeds Python, NumPy and paddle with what the numbers (not negative) give together."""
+    seed = derived_seed(*numbers)
+    random.seed(seed)
+    np.random.seed(seed)
+    paddle.seed(seed)

@@ -1,86 +1,192 @@
-"""What a training run says of itself: log lines in PaddleSeg's format, and scalars for VisualDL."""
+"""What a training run says of itself: log lines in PaddleSeg's format, a bar on a terminal, scalars and pictures for VisualDL,
+metrics.jsonl and curves.png."""
 
-import math
+import contextlib
+import json
+import os
+import sys
 import time
 
+import numpy as np
+import paddle
 from paddleseg.utils import calculate_eta, logger
+from tqdm import tqdm
 
+from paddleseg_psp.engine import distributed
+from paddleseg_psp.engine.interruption import Interrupted
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.files import atomic_path
+from paddleseg_psp.visual import draw_curves
+
+_METRICS, _CURVES = "metrics.jsonl", "curves.png"
+_SLOW_READING = 0.5  # share of an iteration's time
+_AGAINST_DIVERGENCE = (
+    "Lower --learning_rate, lengthen lr_scheduler.warmup_iters, clip gradients (optimizer.grad_clip_cfg), or use --precision "
+    "fp32 or bf16; --resume_model auto goes on from the last checkpoint"
+)
 
 
 class TrainingLog:
-    """Averages losses and times over log_iters iterations and reports them.
+    """Averages losses and times over log_iters iterations and reports them; only the first process writes.
 
     Args:
-        vdl_dir (str|None): where VisualDL's log goes; None writes none.
-        iters, log_iters (int): iterations of the run, and between log lines.
-        batch_size (int): images an iteration.
-        iters_per_epoch (int): iterations an epoch.
+        save_dir (str): gets metrics.jsonl, curves.png and VisualDL's log.
+        done, iters, log_iters (int): iterations done, of the whole run, and between log lines.
+        sampler (TrainingSampler): has images an iteration and iterations an epoch, and knows which images were read.
+        dataset: `files(index)` names the files of a sample.
+        num_workers (int): processes that read.
+        use_vdl (bool): write for VisualDL.
     """
 
-    def __init__(self, vdl_dir, iters, log_iters, batch_size, iters_per_epoch):
+    def __init__(self, save_dir, done, iters, log_iters, sampler, dataset, num_workers, use_vdl):
+        self._save_dir, self._iters, self._log_iters = save_dir, iters, log_iters
+        self._sampler, self._dataset, self._num_workers = sampler, dataset, num_workers
+        self._writes, self._done = distributed.rank() == 0, done
         self._writer = None
-        if vdl_dir is not None:
+        if use_vdl and self._writes:
             from visualdl import LogWriter
 
-            self._writer = LogWriter(vdl_dir)
-        self._iters, self._log_iters = iters, log_iters
-        self._batch_size, self._iters_per_epoch = batch_size, iters_per_epoch
-        self._sums, self._seconds, self._reader_seconds, self._count = None, 0.0, 0.0, 0
+            self._writer = LogWriter(save_dir)
+        self._terms, self._seconds, self._reader_seconds = [], 0.0, 0.0
+        self._bar = contextlib.nullcontext()
+
+    def __enter__(self):
+        if self._writes:
+            _keep_records(self._metrics, self._done)
+        shown = self._writes and sys.stdout.isatty()
+        self._bar = tqdm(total=self._iters, initial=self._done, unit="it", file=sys.stdout, leave=False, disable=not shown)
         self.restart_timer()
+        return self
+
+    def __exit__(self, error, *_):
+        self._bar.close()
+        if self._writer:
+            self._writer.close()
+        if error in (None, Interrupted) and self._writes and os.path.exists(self._metrics):
+            with atomic_path(os.path.join(self._save_dir, _CURVES)) as path:
+                draw_curves({"": read_records(self._metrics)}, path)
+
+    @property
+    def _metrics(self):
+        return os.path.join(self._save_dir, _METRICS)
 
     def restart_timer(self):
         """Leaves out the time since the last step, which went into something else than training."""
         self._last = time.perf_counter()
 
-    def step(self, iteration, terms, lr, reader_cost):
-        """Takes in an iteration's loss terms (tensors, which are read only when a line is due), and may log a line.
+    def step(self, iteration, terms, lr, reader_seconds):
+        """Takes in an iteration's loss terms (a tensor, which is read only when a line is due), and may log a line.
 
         Raises:
-            UserError: the losses since the last line are not finite.
+            UserError: a loss since the last line is not finite, in any process.
         """
-        terms = [term.detach() for term in terms]
-        self._sums = terms if self._sums is None else [total + term for total, term in zip(self._sums, terms)]
+        self._terms.append(terms)
+        self._last_iteration = iteration
         now = time.perf_counter()
         self._seconds, self._last = self._seconds + now - self._last, now
-        self._reader_seconds += reader_cost
-        self._count += 1
+        self._reader_seconds += reader_seconds
+        self._bar.update()
         if iteration % self._log_iters == 0 or iteration == self._iters:
             self._report(iteration, lr)
+            self._terms, self._seconds, self._reader_seconds = [], 0.0, 0.0
+
+    def require_finite(self, model):
+        """Raises UserError if a loss since the last line, or a weight of the model, is not finite: nothing to be saved."""
+        self._losses()
+        for name, value in model.state_dict().items():
+            if paddle.is_floating_point(value) and not bool(paddle.isfinite(value).all()):
+                raise UserError(f"the training diverged: {name} is not finite, so nothing was saved. {_AGAINST_DIVERGENCE}")
+
+    def _losses(self):
+        """Returns the losses since the last line, [processes, iterations, terms], all finite."""
+        if not self._terms:
+            return np.zeros((distributed.world_size(), 0, 1))
+        losses = distributed.gather(paddle.stack(self._terms).astype("float32").numpy())
+        wrong = np.argwhere(~np.isfinite(losses.sum(-1)).T)  # (iteration, process) pairs, the earliest first
+        if len(wrong):
+            place, rank = wrong[0].tolist()
+            iteration = self._last_iteration - losses.shape[1] + 1 + place
+            files = ", ".join(self._dataset.files(index) for index in self._sampler.indices(iteration, rank))
+            raise UserError(
+                f"the loss is {losses[rank, place].sum()} at iteration {iteration}, whose images were {files}. If their labels "
+                f"are right, the training diverged. {_AGAINST_DIVERGENCE}"
+            )
+        return losses
 
     def _report(self, iteration, lr):
-        losses = [float(total) / self._count for total in self._sums]
-        loss = sum(losses)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} in the last {self._count} iterations up to {iteration}: lower --learning_rate, or "
-                "check the labels"
+        losses = self._losses()
+        count = losses.shape[1]
+        terms = losses.mean((0, 1))
+        batch_cost, reader_cost = self._seconds / count, self._reader_seconds / count
+        epoch, ips = (iteration - 1) // self._sampler.iters_per_epoch + 1, self._sampler.images / batch_cost
+        self._say(
+            f"[TRAIN] epoch: {epoch}, iter: {iteration}/{self._iters}, loss: {terms.sum():.4f}, lr: {lr:.6f}, "
+            f"batch_cost: {batch_cost:.4f}, reader_cost: {reader_cost:.5f}, ips: {ips:.4f} samples/sec | "
+            f"ETA {calculate_eta(self._iters - iteration, batch_cost)}"
+        )
+        if reader_cost > _SLOW_READING * batch_cost and iteration > self._done + count:
+            self._say(
+                f"Reading takes {reader_cost / batch_cost:.0%} of the time: raise --num_workers ({self._num_workers} now)"
             )
-        batch_cost, reader_cost = self._seconds / self._count, self._reader_seconds / self._count
-        logger.info(
-            f"[TRAIN] epoch: {(iteration - 1) // self._iters_per_epoch + 1}, iter: {iteration}/{self._iters}, "
-            f"loss: {loss:.4f}, lr: {lr:.6f}, batch_cost: {batch_cost:.4f}, reader_cost: {reader_cost:.5f}, "
-            f"ips: {self._batch_size / batch_cost:.4f} samples/sec | ETA {calculate_eta(self._iters - iteration, batch_cost)}"
-        )
-        scalars = {"loss": loss, "lr": lr, "batch_cost": batch_cost, "reader_cost": reader_cost}
-        if len(losses) > 1:
-            scalars.update({f"loss_{index}": value for index, value in enumerate(losses)})
-        self._write("Train", scalars, iteration)
-        self._sums, self._seconds, self._reader_seconds, self._count = None, 0.0, 0.0, 0
+        scalars = {"loss": terms.sum(), "lr": lr, "batch_cost": batch_cost, "reader_cost": reader_cost, "ips": ips}
+        if len(terms) > 1:
+            scalars.update({f"loss_{index}": value for index, value in enumerate(terms)})
+        self._record("Train", iteration, scalars, epoch=epoch)
 
-    def evaluation(self, iteration, matrix, state):
-        """Reports an evaluation and the best one so far."""
-        logger.info(
-            f"[EVAL] The model with the best validation mIoU ({state['best_miou']:.4f}) was saved at iter "
-            f"{state['best_iteration']}."
+    def evaluation(self, matrix, progress, pictures):
+        """Reports an evaluation, the best one so far, and pictures, a list of [H, W, 3] (blue, green, red) uint8."""
+        iteration = progress.evaluated
+        self._say(
+            f"[EVAL] The model with the best validation mIoU ({progress.best_miou:.4f}) was saved at iter "
+            f"{progress.best_iteration}."
         )
-        self._write("Evaluate", {"mIoU": matrix.mean_iou(), "Acc": matrix.pixel_accuracy()}, iteration)
+        scalars = {"mIoU": matrix.mean_iou(), "Acc": matrix.pixel_accuracy(), "mAcc": matrix.mean_accuracy()}
+        self._record("Evaluate", iteration, scalars, class_iou=[_json_number(value) for value in matrix.class_iou()])
+        for index, picture in enumerate(pictures if self._writer else ()):
+            self._writer.add_image(f"Validation/{index}", picture[..., ::-1], iteration)
 
-    def _write(self, group, scalars, iteration):
+    def _say(self, line):
+        with tqdm.external_write_mode(file=sys.stdout):
+            logger.info(line)
+
+    def _record(self, group, iteration, scalars, **more):
+        if not self._writes:
+            return
+        record = {
+            "group": group,
+            "iteration": iteration,
+            **{key: _json_number(value) for key, value in scalars.items()},
+            **more,
+        }
+        with open(self._metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
         if self._writer:
             for name, value in scalars.items():
                 self._writer.add_scalar(f"{group}/{name}", value, iteration)
 
-    def close(self):
-        if self._writer:
-            self._writer.close()
+
+def _json_number(value):
+    return float(value) if np.isfinite(value) else None
+
+
+def read_records(path):
+    """Returns the records of a metrics.jsonl, dicts with `group` ("Train" or "Evaluate") and `iteration`.
+
+    A last line that was cut off is left out.
+    """
+    records = []
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records
+
+
+def _keep_records(path, iteration):
+    """Drops what a run recorded after the iteration from which it goes on."""
+    if os.path.exists(path):
+        kept = [record for record in read_records(path) if record["iteration"] <= iteration]
+        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(record) + "\n" for record in kept)

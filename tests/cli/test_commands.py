@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from helpers import ROOT, run_python
+from helpers import ROOT, checkpoint_arrays, run_python
 
 from paddleseg_psp.cli import arguments, export, predict, train, val
 
@@ -121,6 +121,35 @@ def test_misspelt_keys(fails, write_config):
     assert "train_dataset.dataset_rot: Cityscapes has no such argument" in fails(
         "train", "--config", path, "--opts", "train_dataset.dataset_rot=x"
     )
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--save_interval", "0"], "--save_interval 0: expected at least 1"),
+        (["--log_iters", "-1"], "--log_iters -1: expected at least 1"),
+        (["--num_workers", "-1"], "--num_workers -1: expected at least 0"),
+        (["--seed", "-1"], "--seed -1: expected at least 0"),
+        (["--early_stop_intervals", "2"], "--early_stop_intervals needs --do_eval"),
+        (["--ema_decay", "1"], "--ema_decay 1.0: expected a number between 0 and 1"),
+        (["--accumulate", "0"], "config.yml: accumulate: expected a whole number above 0, found 0"),
+        (["--amp_level", "O2", "--precision", "bf16"], "--amp_level O2 needs a GPU"),
+        (["--resume_model", "gone"], "--resume_model gone: there is no such folder"),
+        (["--opts", "freeze_batch_norm=head"], "freeze_batch_norm: expected backbone, all or null, found 'head'"),
+    ],
+)
+def test_training_flags_that_make_no_sense(fails, write_config, tmp_path, flags, words):
+    assert words in fails("train", "--config", write_config(), "--save_dir", tmp_path / "out", *flags)
+
+
+def test_a_seed_is_chosen_and_told(write_config, tmp_path, capsys):
+    """And repeats the run."""
+    path = write_config(iters=1)
+    train.main(["--config", path, "--save_dir", "first", "--device", "cpu"])
+    seed = re.search(r"--seed (\d+)", capsys.readouterr().out)[1]
+    train.main(["--config", path, "--save_dir", "second", "--device", "cpu", "--seed", seed])
+    contents = [checkpoint_arrays(os.path.join(name, "iter_1"))[0] for name in ("first", "second")]
+    assert contents[0] == contents[1]
 
 
 def test_missing_data(fails, write_config, tmp_path):

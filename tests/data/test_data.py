@@ -3,12 +3,10 @@ import shutil
 
 import cv2
 import numpy as np
-import paddle
 import pytest
-from helpers import run_python
 from paddleseg.transforms import Normalize, RandomPaddingCrop, Resize
 
-from paddleseg_psp.data import CheckedDataset, Cityscapes, load_batches, read_image
+from paddleseg_psp.data import CheckedDataset, Cityscapes, read_image
 from paddleseg_psp.data.cityscapes import CLASS_NAMES, PALETTE
 from paddleseg_psp.errors import UserError
 
@@ -116,76 +114,3 @@ def test_damaged_files(data, which, damage):
 def test_missing_image():
     with pytest.raises(UserError, match="gone.png cannot be read"):
         read_image("gone.png")
-
-
-class _Failing(paddle.io.Dataset):
-    """Ten samples, the sixth of which cannot be read."""
-
-    def __init__(self, error):
-        self.error = error
-
-    def __len__(self):
-        return 10
-
-    def __getitem__(self, index):
-        if index == 5:
-            raise self.error
-        return {"img": np.full((2, 3), index, "float32")}
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_error_in_reading_reaches_the_caller(num_workers):
-    """In paddle's own loader a thread that fails leaves the caller waiting for ever."""
-    seen = []
-    with pytest.raises(UserError, match="^the label is wrong$"):
-        for batch in load_batches(dataset := _Failing(UserError("the label is wrong")), sampler(dataset), num_workers):
-            seen += batch["img"].numpy()[:, 0, 0].tolist()
-    assert seen == [0, 1, 2, 3]
-    with pytest.raises(RuntimeError, match="ZeroDivisionError: by a test"):
-        list(load_batches(dataset := _Failing(ZeroDivisionError("by a test")), sampler(dataset), num_workers))
-
-
-def sampler(dataset):
-    return paddle.io.BatchSampler(dataset, batch_size=2)
-
-
-ABANDONED = """
-import gc
-import numpy as np
-import paddleseg_psp
-import paddle
-from paddleseg_psp.data import load_batches
-from paddleseg_psp.errors import UserError
-
-class Data(paddle.io.Dataset):
-    def __init__(self, fails):
-        self.fails = fails
-
-    def __len__(self):
-        return 10
-
-    def __getitem__(self, index):
-        if self.fails and index == 5:
-            raise UserError("by a test")
-        if not self.fails:
-            gc.collect()  # as any reading may
-        return {"img": np.full((2, 3), index, "float32")}
-
-def batches(fails, **options):
-    return load_batches(Data(fails), paddle.io.BatchSampler(Data(fails), batch_size=2), **options)
-
-gc.disable()
-for _ in range(3):
-    try:
-        list(batches(fails=True))
-    except UserError as error:
-        cycle = [error]  # its traceback has the loader
-        cycle.append(cycle)
-        del cycle
-print([int(batch["img"].sum()) for batch in batches(fails=False, num_workers=2)])
-"""
-
-
-def test_an_abandoned_loader_does_not_stop_later_reading_processes():
-    """As garbage, a forked process would collect it, and its queue's destructor waits for ever."""
-    assert run_python(["-c", ABANDONED], timeout=60).stdout.strip() == "[6, 30, 54, 78, 102]"

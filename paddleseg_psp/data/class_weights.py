@@ -1,0 +1,44 @@
+"""Weights of classes in a loss, from how often the classes occur."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from paddleseg.utils import logger
+from PIL import Image
+from tqdm import tqdm
+
+
+def count_classes(dataset):
+    """Counts the pixels of each class in all labels of a data set.
+
+    Returns:
+        int64 array [images, classes].
+    """
+    logger.info(f"Counting the classes in {len(dataset.file_list)} labels")
+
+    def count(label):
+        values = np.asarray(Image.open(label)).ravel()
+        return np.bincount(values, minlength=256)[: dataset.num_classes]
+
+    with ThreadPoolExecutor() as readers:
+        labels = [label for _, label in dataset.file_list]
+        return np.stack(list(tqdm(readers.map(count, labels), total=len(labels), disable=None)))
+
+
+def median_frequency(counts):
+    """Returns the median of the classes' frequencies over each class's; 1 for classes that never occur.
+
+    A class's frequency is its share of the pixels of the images that have it (Eigen and Fergus, Predicting Depth, Surface
+    Normals and Semantic Labels, 2015, section 6.3.2).
+    """
+    seen = np.where(counts > 0, counts.sum(1, keepdims=True), 0).sum(0)
+    frequency = np.divide(counts.sum(0), seen, out=np.full(counts.shape[1], np.nan), where=seen > 0)
+    return np.nan_to_num(np.nanmedian(frequency) / frequency, nan=1.0)
+
+
+def inverse_log(counts):
+    """Returns 1 / ln(1.02 + share of all pixels) of each class (Paszke et al., ENet, 2016, section 5.2)."""
+    return 1 / np.log(1.02 + counts.sum(0) / counts.sum())
+
+
+CLASS_WEIGHTS = {"median_frequency": median_frequency, "inverse_log": inverse_log}

@@ -1,0 +1,81 @@
+"""Which images an iteration trains on, and with which random numbers: functions of the seed and the iteration alone.
+
+So a resumed run sees what an uninterrupted one would have seen, however many processes read or train.
+"""
+
+import random
+
+import numpy as np
+import paddle
+
+
+class TrainingSampler:
+    """Batches of shuffled images for the iterations to come, each image once an epoch; the rest of an epoch is left out.
+
+    An iteration's images are one run of the epoch's order: first the batch of each process, then, with accumulation, their
+    next batches.
+
+    Args:
+        size (int): images in the data set.
+        batch_size (int): images that a process takes at once.
+        iterations (range): the iterations to give batches for, counted from 1 over the whole training.
+        seed (int): of the order and of the transforms.
+        accumulate (int): batches a process and iteration.
+        rank, world_size (int): this process, and how many there are.
+
+    Iterating gives `accumulate` lists of (index, seed) keys for each iteration, for a `SeededDataset`.
+    """
+
+    def __init__(self, size, batch_size, iterations, seed, accumulate=1, rank=0, world_size=1):
+        self._size, self._batch_size, self._iterations, self._seed = size, batch_size, iterations, seed
+        self._accumulate, self._rank, self._world_size = accumulate, rank, world_size
+        self.images = batch_size * accumulate * world_size
+        self.iters_per_epoch = size // self.images
+        self._order = (None, None)  # an epoch, and its order
+
+    def __len__(self):
+        return len(self._iterations) * self._accumulate
+
+    def __iter__(self):
+        for iteration in self._iterations:
+            for turn in range(self._accumulate):
+                yield self.batch(iteration, turn, self._rank)
+
+    def batch(self, iteration, turn, rank):
+        """Returns the keys of one batch of one process."""
+        epoch, place = divmod(iteration - 1, self.iters_per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng((self._seed, epoch)).permutation(self._size))
+        start = place * self.images + (turn * self._world_size + rank) * self._batch_size
+        return [
+            (int(self._order[1][slot]), derived_seed(self._seed, epoch, slot))
+            for slot in range(start, start + self._batch_size)
+        ]
+
+    def indices(self, iteration, rank):
+        """Returns the indices of all images of a process in an iteration."""
+        return [index for turn in range(self._accumulate) for index, _ in self.batch(iteration, turn, rank)]
+
+
+class SeededDataset(paddle.io.Dataset):
+    """The samples of a data set, `dataset[index, seed]`: the seed is that of the random numbers in its transforms."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, key):
+        index, seed = key
+        random.seed(seed)
+        np.random.seed(seed)
+        return self.dataset[index]
+
+    def files(self, key):
+        return self.dataset.files(key[0])
+
+
+def derived_seed(*numbers):
+    """Returns a seed of 32 bits that depends on all the numbers (not negative)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -1,0 +1,60 @@
+"""What the processes of one training tell each other. With one process nothing is sent."""
+
+import contextlib
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+
+
+def rank():
+    return dist.get_rank()
+
+
+def world_size():
+    return dist.get_world_size()
+
+
+def wrapped(model):
+    """Returns the network to train: with several processes one that averages their gradients."""
+    return paddle.DataParallel(model) if world_size() > 1 else model
+
+
+def exchanging_gradients(network, now):
+    """Returns the context of a forward and backward pass; with `now` false its gradients stay here and add up."""
+    return contextlib.nullcontext() if now or not isinstance(network, paddle.DataParallel) else network.no_sync()
+
+
+def gather(values):
+    """Returns every process's values, an array (of one shape everywhere), as float64 [processes, …]."""
+    values = np.asarray(values, np.float64)
+    if world_size() == 1:
+        return values[np.newaxis]
+    tensors = []
+    dist.all_gather(tensors, paddle.to_tensor(values))
+    return np.stack([tensor.numpy() for tensor in tensors])
+
+
+def total(counts):
+    """Returns the sum of every process's counts, an int64 array."""
+    if world_size() == 1:
+        return counts
+    tensor = paddle.to_tensor(counts)
+    dist.all_reduce(tensor)
+    return tensor.numpy()
+
+
+def share_first(number):
+    """Returns the first process's number (int), in all of them."""
+    return int(gather([number])[0, 0])
+
+
+def share_buffers(model):
+    """Gives all processes the first one's running statistics, which batches of their own have changed apart."""
+    for value in model.state_dict().values() if world_size() > 1 else ():
+        if value.stop_gradient:
+            dist.broadcast(value, src=0)
+
+
+def wait_for_all():
+    gather([0])

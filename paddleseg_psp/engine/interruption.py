@@ -1,0 +1,69 @@
+"""Leaving cleanly when the process is asked to end."""
+
+import contextlib
+import signal
+import threading
+
+from paddleseg_psp.engine import distributed
+
+
+class Interrupted(Exception):
+    """A run that was asked to end has saved and ended.
+
+    Args:
+        signum (int): the signal.
+        message (str): what was saved, for the user.
+    """
+
+    def __init__(self, signum, message=""):
+        super().__init__(message)
+        self.signum = signum
+
+
+class Interruption:
+    """Inside the block SIGTERM and SIGINT are remembered, to be acted on where nothing is lost.
+
+    A second SIGINT ends the process at once.
+    """
+
+    _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, agree_every):
+        """agree_every (int): iterations between the moments when several processes ask each other."""
+        self._signum, self._at_once, self._agree_every = 0, False, agree_every
+
+    def __enter__(self):
+        self._previous = {}
+        if threading.current_thread() is threading.main_thread():  # the only one that signals reach
+            self._previous = {signum: signal.signal(signum, self._handle) for signum in self._SIGNALS}
+        return self
+
+    def __exit__(self, *_):
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _handle(self, signum, _):
+        if signum == self._signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signum = signum
+        if self._at_once:
+            raise Interrupted(signum)
+
+    def after(self, iteration):
+        """Returns the signal to act on after this iteration, the same in all processes, or 0."""
+        if distributed.world_size() == 1:
+            return self._signum
+        if iteration % self._agree_every:
+            return 0
+        return int(distributed.gather([self._signum]).max())
+
+    @contextlib.contextmanager
+    def at_once(self):
+        """Inside the block a signal raises Interrupted, since there is nothing to lose."""
+        self._at_once = True
+        try:
+            if self._signum:
+                raise Interrupted(self._signum)
+            yield
+        finally:
+            self._at_once = False

@@ -1,0 +1,70 @@
+"""What happens at each validation of a training: metrics, pictures, the best model."""
+
+import os
+
+import cv2
+import numpy as np
+import paddle
+
+from paddleseg_psp.data import CheckedDataset, read_image
+from paddleseg_psp.engine import distributed
+from paddleseg_psp.engine.evaluator import evaluate, predict_classes
+from paddleseg_psp.files import atomic_path
+from paddleseg_psp.visual import color_map, draw_comparison
+
+_PICTURES = 3
+_SAME_IN_PREDICTION = ("scales", "flip_horizontal", "flip_vertical", "is_slide", "stride", "crop_size")
+
+
+class Validation:
+    """Evaluates a network with its averaged weights, if it has any, and keeps the best.
+
+    Args:
+        model (Layer), average (WeightAverage), checkpoints (Checkpoints): of the training.
+        dataset: a data set of paddleseg or this package, mode "val"; None evaluates nothing.
+        save_dir (str): gets validation/iter_<n>_<k>.png, the same few images each time.
+        options (dict): further arguments of `evaluate`.
+        palette: a (red, green, blue) colour for each class, for pictures.
+    """
+
+    def __init__(self, model, average, checkpoints, dataset, save_dir, options, palette):
+        self._model, self._average, self._checkpoints = model, average, checkpoints
+        self._dataset, self._save_dir, self._options, self._palette = dataset, save_dir, options, palette
+
+    def run(self, progress, interruption, log):
+        """Evaluates the network as it is now and takes the result into `progress`; returns False if there was nothing to do."""
+        iteration = progress.iteration
+        if self._dataset is None or progress.evaluated == iteration:
+            return False
+        is_main = distributed.rank() == 0
+        with self._average.applied():
+            with interruption.at_once():
+                matrix = evaluate(self._model, self._dataset, **self._options)
+                pictures = self._pictures(iteration) if is_main else []
+            progress.evaluated, progress.without_gain = iteration, progress.without_gain + 1
+            if progress.best_miou is None or matrix.mean_iou() > progress.best_miou:
+                progress.best_miou, progress.best_iteration, progress.without_gain = matrix.mean_iou(), iteration, 0
+                if is_main:
+                    self._checkpoints.save_best()
+        self._model.train()
+        log.evaluation(matrix, progress, pictures)
+        return True
+
+    @paddle.no_grad()
+    def _pictures(self, iteration):
+        """Writes and returns pictures [H, W, 3] (blue, green, red) uint8 of a few images: image, label, prediction."""
+        dataset, colors = CheckedDataset(self._dataset), color_map(self._palette)
+        names = dataset.class_names or [str(index) for index in range(dataset.num_classes)]
+        options = {key: value for key, value in self._options.items() if key in _SAME_IN_PREDICTION}
+        pictures = []
+        for number, index in enumerate(np.unique(np.linspace(0, len(dataset) - 1, _PICTURES).astype(int))):
+            sample = dataset[index]
+            network_input = paddle.to_tensor(sample["img"][np.newaxis])
+            augment = self._options.get("aug_eval", False)
+            pred = predict_classes(self._model, network_input, sample["trans_info"], augment, **options)
+            image = read_image(dataset.file_list[index][0]).astype(np.uint8)
+            maps = [sample["label"].astype(np.uint8), pred.astype(np.uint8)]
+            pictures.append(draw_comparison([(image, maps)], ["label", "prediction"], names, colors))
+            with atomic_path(os.path.join(self._save_dir, "validation", f"iter_{iteration}_{number}.png")) as path:
+                cv2.imwrite(path, pictures[-1])
+        return pictures

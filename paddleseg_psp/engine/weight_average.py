@@ -1,0 +1,56 @@
+"""An exponential moving average of a network's weights."""
+
+import contextlib
+
+import paddle
+
+
+class WeightAverage:
+    """Averages parameters and running statistics, in float32: average = decay · average + (1 - decay) · weight.
+
+    Early on the decay is iteration / (iteration + 1), so that the random start does not weigh on the average.
+
+    Args:
+        model (Layer): the network.
+        decay (float|None): None averages nothing, and every method does nothing.
+    """
+
+    def __init__(self, model, decay):
+        self._model, self._decay = model, decay
+        self._average = {name: value.astype("float32").clone() for name, value in self._weights()}
+
+    @property
+    def enabled(self):
+        return self._decay is not None
+
+    def _weights(self):
+        state = self._model.state_dict() if self.enabled else {}
+        return [(name, value.detach()) for name, value in state.items() if paddle.is_floating_point(value)]
+
+    def update(self, iteration):
+        """Takes in the weights after an iteration (counted from 1)."""
+        decay = min(self._decay, iteration / (iteration + 1)) if self.enabled else None
+        for name, value in self._weights():
+            average = self._average[name]
+            average.scale_(decay)
+            average.add_(value.astype("float32") * (1 - decay))
+
+    @contextlib.contextmanager
+    def applied(self):
+        """The network has the averaged weights inside the block, and its own again after it."""
+        own = {name: value.clone() for name, value in self._weights()}
+        self._set(self._average)
+        try:
+            yield
+        finally:
+            self._set(own)
+
+    def _set(self, values):
+        for name, value in self._weights():
+            value.copy_(values[name].astype(value.dtype), False)
+
+    def state_dict(self):
+        return dict(self._average)
+
+    def set_state_dict(self, state):
+        self._average = {name: paddle.to_tensor(state[name]) for name in self._average}

@@ -1,0 +1,20 @@
+"""Batch normalization that learns nothing more."""
+
+from paddle import nn
+from paddle.nn.layer.norm import _BatchNormBase
+
+
+def freeze_batch_norm(layer):
+    """Makes every batch normalization in a layer use its running statistics, and keeps them and its parameters as they are.
+
+    For fine-tuning with batches too small for statistics of their own.
+    """
+    for norm in layer.sublayers(include_self=True):
+        if isinstance(norm, (nn.BatchNorm, _BatchNormBase)):
+            norm.register_forward_pre_hook(_evaluate)
+            for parameter in norm.parameters():
+                parameter.stop_gradient = True
+
+
+def _evaluate(norm, _):
+    norm.eval()  # train() on the network has reached every layer
