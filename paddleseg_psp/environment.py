@@ -59,9 +59,14 @@ def configure():
 
 
 def _users_threads():
-    """Returns the OMP_NUM_THREADS that the user has set, or None. Paddle itself writes a 1 there when it is imported."""
+    """Returns the OMP_NUM_THREADS that the user has set, or None.
+
+    Paddle itself writes a 1 there when it is imported, also in its launcher, whose processes then have it from the start.
+    """
     value = os.environ.get("OMP_NUM_THREADS")
-    if "paddle" in sys.modules and value == "1" and "OMP_NUM_THREADS=" not in _read("/proc/self/environ"):
+    started = os.getppid() if "PADDLE_TRAINER_ENDPOINTS" in os.environ else "self"
+    written = "paddle" in sys.modules or started != "self"
+    if written and value == "1" and "OMP_NUM_THREADS=" not in _read(f"/proc/{started}/environ"):
         return None
     return value
 
@@ -87,7 +92,10 @@ def describe():
 
 def _cores():
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, available // int(os.environ.get("PADDLE_LOCAL_SIZE", 1)))  # ranks of one machine share its cores
+    host, _, _ = os.environ.get("PADDLE_CURRENT_ENDPOINT", "").partition(":")
+    endpoints = os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")
+    here = sum(endpoint.partition(":")[0] == host for endpoint in endpoints)  # processes of this machine share its cores
+    return max(1, available // max(1, here))
 
 
 def _read(path):

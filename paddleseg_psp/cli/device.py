@@ -1,6 +1,9 @@
 """Choosing the device and the seed of a command."""
 
+import ctypes
 import random
+import signal
+import sys
 
 import paddle
 import paddle.distributed as dist
@@ -9,6 +12,8 @@ from paddleseg.utils import logger
 from paddleseg_psp import environment
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.trainer import seed_everything
+
+_PR_SET_PDEATHSIG = 1  # prctl(2): a signal when the parent process has died
 
 
 def set_up(device, seed=None, deterministic=False):
@@ -24,6 +29,8 @@ def set_up(device, seed=None, deterministic=False):
     if deterministic and device == "gpu":
         paddle.set_flags({"FLAGS_cudnn_deterministic": True, "FLAGS_embedding_deterministic": 1})
     if dist.ParallelEnv().world_size > 1:
+        if sys.platform == "linux":  # paddle's launcher, when it is terminated, forgets the processes it started
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         dist.init_parallel_env()
     seed = distributed.share_first(random.SystemRandom().getrandbits(31) if seed is None else seed)
     seed_everything(seed)
