@@ -7,6 +7,7 @@ import glob
 import itertools
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -124,6 +125,7 @@ class Chain:
         command += tipc.argument(5, device) + tipc.argument(6, precision)
         command += tipc.argument(7) + tipc.argument(8, folder) + tipc.argument(9)
         command += tipc.argument(10) + tipc.argument(13)
+        shutil.rmtree(folder, ignore_errors=True)  # an earlier run's weights cannot pass for this one's
         if not self.run("train", command, f"{name}.log").succeeded:
             return
         weights = os.path.join(folder, tipc.value(11))

@@ -117,7 +117,7 @@ def train(
                         scaler.scale(parts.sum() / accumulate).backward()
                     terms += parts.detach() / accumulate
                 scaler.step(optimizer, model.parameters())
-                optimizer.clear_grad()
+                optimizer.clear_grad(set_to_zero=False)
                 average.update(iteration)
                 log.step(iteration, terms, optimizer.get_lr(), waited)
                 if isinstance(schedule, paddle.optimizer.lr.LRScheduler):

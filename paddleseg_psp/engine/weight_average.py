@@ -31,9 +31,7 @@ class WeightAverage:
         """Takes in the weights after an iteration (counted from 1)."""
         decay = min(self._decay, iteration / (iteration + 1)) if self.enabled else None
         for name, value in self._weights():
-            average = self._average[name]
-            average.scale_(decay)
-            average.add_(value.astype("float32") * (1 - decay))
+            self._average[name].lerp_(value.astype("float32"), 1 - decay)
 
     @contextlib.contextmanager
     def applied(self):

@@ -78,9 +78,14 @@ def load_weights(layer, path, strict=False):
         raise UserError(_mismatch(path, layer, own, weights, missing, reshaped))
     layer.set_state_dict(matching)
     logger.info(f"Loaded {len(matching)}/{len(own)} parameters of {type(layer).__name__} from {path}")
-    for label, names in (("missing in the file", missing), ("of another shape", reshaped)):
+    unexpected = [name for name in weights if name not in own]
+    for label, names in (
+        ("are missing in the file and keep their values", missing),
+        ("have another shape in the file and keep their values", reshaped),
+        ("of the file are not in the network", unexpected),
+    ):
         if names:
-            logger.warning(f"{len(names)} parameters are {label} and keep their values: {_few(names)}")
+            logger.warning(f"{len(names)} parameters {label}: {_few(names)}")
 
 
 def _mismatch(path, layer, own, weights, missing, reshaped):

@@ -1,11 +1,16 @@
 """The four commands as users call them: what they print, write and return."""
 
+import contextlib
+import fcntl
 import os
+import pty
 import re
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 
 import cv2
 import numpy as np
@@ -91,6 +96,31 @@ def test_seeded_training_repeats(write_config, tmp_path):
     first, second = (read_weights(str(tmp_path / name / "iter_2" / "model.pdparams")) for name in ("first", "second"))
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def test_a_bar_on_a_terminal(write_config, tmp_path):
+    """Below log lines that stay whole."""
+    command = [
+        sys.executable,
+        "train.py",
+        "--config",
+        write_config(iters=6),
+        "--save_dir",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
+    terminal, other_end = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))  # lines and columns
+    process = subprocess.Popen([*command, "--log_iters", "3"], cwd=ROOT, stdout=other_end, stderr=subprocess.DEVNULL)
+    os.close(other_end)
+    output = ""
+    with open(terminal, errors="replace", newline="") as file, contextlib.suppress(OSError):  # EIO when the other end is closed
+        for line in file:
+            output += line
+    assert process.wait() == 0
+    assert re.search(r"[1-6]/6 \[\d\d:\d\d<[\d:?]+, +[\d.?]+(it/s|s/it)\]", output)
+    assert len(re.findall(r"\[INFO\]\t\[TRAIN\] epoch: \d, iter: [36]/6, .* \| ETA [\d:]+\r?\n", output)) == 2
 
 
 def test_flags_are_those_of_paddleseg():

@@ -37,7 +37,9 @@ def launch(folder, *command):
 def runs(tiny_data, tmp_path_factory):
     """Three trainings side by side: one goes well, in one a loss is not a number, in one a process is killed."""
     root = tmp_path_factory.mktemp("distributed")
-    (root / "config.yml").write_text(yaml.safe_dump(tiny_config(tiny_data, iters=5, freeze_batch_norm="all")))
+    (root / "config.yml").write_text(
+        yaml.safe_dump(tiny_config(tiny_data, iters=5, batch_size=1, accumulate=2, freeze_batch_norm="all"))
+    )
     names = ("nothing", "nan", "killed")
     begun = time.monotonic()
     started = [launch(root / name, SCRIPT, root / "config.yml", root / name / "out", name) for name in names]
@@ -45,13 +47,13 @@ def runs(tiny_data, tmp_path_factory):
     return root, codes, time.monotonic() - begun
 
 
-def test_two_processes_equal_one_with_twice_the_batch(runs, tmp_path):
-    """To float32 rounding, without batch normalization."""
+def test_two_processes_equal_one_with_a_larger_batch(runs, tmp_path):
+    """To float32 rounding, without batch normalization: two processes accumulate two batches of one; one has a batch of four."""
     root, codes, _ = runs
     assert codes["nothing"] == 0
     for rank, log in enumerate(("log", "workerlog.1")):
         assert f"process {rank} has ended well" in (root / "nothing" / log).read_text()
-    config = Config(str(root / "config.yml"), [TINY, "model.dropout=0"], batch_size=4)
+    config = Config(str(root / "config.yml"), [TINY, "model.dropout=0"], batch_size=4, accumulate=1)
     losses = [(weight, CrossEntropyLoss(avg_non_ignore=False)) for weight in (1, 0.4)]
     start = {name: value.numpy().copy() for name, value in seeded(config).state_dict().items()}
     _, model = run_training(config, tmp_path / "out", with_evaluation=False, losses=losses, save_interval=5, seed=4)
@@ -79,7 +81,7 @@ def test_both_stop_at_a_loss_that_is_not_finite(runs):
     root, codes, _ = runs
     assert codes["nan"] == 1
     said = [
-        re.search(r"Error: the loss is nan at iteration 4.*", (root / "nan" / log).read_text())
+        re.search(r"Error: the loss is nan at iteration 2.*", (root / "nan" / log).read_text())
         for log in ("log", "workerlog.1")
     ]
     assert said[0][0] == said[1][0]

@@ -49,6 +49,8 @@ def test_a_backbone_loads_without_what_the_file_lacks(saved, capsys):
     assert "2 parameters are missing in the file and keep their values: 3.weight, 3.bias" in capsys.readouterr().out
     with pytest.raises(UserError):
         load_weights(larger, path, strict=True)
+    load_weights(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1D(4)), path)
+    assert "2 parameters of the file are not in the network: 2.weight, 2.bias" in capsys.readouterr().out
 
 
 class Hostile:
