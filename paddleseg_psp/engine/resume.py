@@ -44,13 +44,13 @@ def start(checkpoints, save_dir, resume_model, fresh):
     elif resume_model:
         logger.info(f"There is no checkpoint in {save_dir} yet: starting from the beginning")
     if distributed.rank() == 0:
-        _tidy(save_dir, folder, progress.iteration, afresh=resume_model is None)
+        _tidy(save_dir, folder, progress.iteration, auto=resume_model == "auto")
         _describe(save_dir, progress.config)
     distributed.wait_for_all()
     return progress
 
 
-def _tidy(save_dir, folder, iteration, afresh):
+def _tidy(save_dir, folder, iteration, auto):
     os.makedirs(save_dir, exist_ok=True)
     for name in filter(_LEFT_OVER.fullmatch, os.listdir(save_dir)):
         shutil.rmtree(os.path.join(save_dir, name))
@@ -60,7 +60,7 @@ def _tidy(save_dir, folder, iteration, afresh):
         _set_aside(save_dir, map(os.path.basename, newer))
         return
     checkpoints = [os.path.basename(path) for path in find_checkpoints(save_dir)]
-    if checkpoints or (afresh and os.path.exists(os.path.join(save_dir, BEST))):
+    if checkpoints or (not auto and os.path.exists(os.path.join(save_dir, BEST))):
         logs = [name for name in os.listdir(save_dir) if name in _OF_A_RUN or name.startswith("vdlrecords.")]
         _set_aside(save_dir, [*checkpoints, *logs])
     best = os.path.join(os.path.dirname(os.path.abspath(folder)), BEST) if folder else ""

@@ -2,11 +2,12 @@
 
 import numpy as np
 
-_SMOOTHED = 20  # points
+_PANELS = (("Train", "loss"), ("Train", "lr"), ("Evaluate", "mIoU"))
+_SMOOTHED = 25  # a loss is averaged over this part of the run, 1/25
 
 
 def draw_curves(runs, path):
-    """Writes a picture of loss, learning rate and evaluations over the iterations.
+    """Writes a picture of loss, learning rate and mIoU over the iterations.
 
     Args:
         runs (dict): for each run's name its records, as `read_records` gives them.
@@ -17,8 +18,7 @@ def draw_curves(runs, path):
 
     figure = Figure(figsize=(15, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = (("Train", "loss"), ("Train", "lr"), ("Evaluate", "mIoU"))
-    for axes, (group, key) in zip(figure.subplots(1, 3), panels):
+    for axes, (group, key) in zip(figure.subplots(1, len(_PANELS)), _PANELS):
         axes.set(title=key, xlabel="iteration")
         axes.grid(alpha=0.3)
         for index, (name, records) in enumerate(runs.items()):
@@ -26,19 +26,12 @@ def draw_curves(runs, path):
             if not points:
                 continue
             x, y = np.array(points).T
-            color = f"C{index}"
-            if key == "loss" and len(y) > _SMOOTHED:
-                axes.plot(x, y, color=color, alpha=0.25)
-                y = _smoothed(y)
-            axes.plot(x, y, color=color, label=name, marker="o" if group == "Evaluate" else None)
+            style = {"color": f"C{index}", "marker": "o" if group == "Evaluate" else None}
+            window = len(y) // _SMOOTHED
+            if key == "loss" and window > 1:
+                axes.plot(x, y, color=style["color"], alpha=0.25)
+                x, y = x[window - 1 :], np.convolve(y, np.full(window, 1 / window), "valid")
+            axes.plot(x, y, label=name, **style)
         if len(runs) > 1:
             axes.legend()
     figure.savefig(path, dpi=100, format="png")
-
-
-def _smoothed(values):
-    """Returns the mean of each value and those before it, up to _SMOOTHED of them."""
-    sums = np.concatenate([[0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - _SMOOTHED, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)

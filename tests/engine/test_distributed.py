@@ -48,7 +48,7 @@ def runs(tiny_data, tmp_path_factory):
 
 
 def test_two_processes_equal_one_with_a_larger_batch(runs, tmp_path):
-    """To float32 rounding, without batch normalization: two processes accumulate two batches of one; one has a batch of four."""
+    """To float32 rounding, without batch normalization: two processes with two batches of one, and one with four."""
     root, codes, _ = runs
     assert codes["nothing"] == 0
     for rank, log in enumerate(("log", "workerlog.1")):

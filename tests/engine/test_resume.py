@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,3 +204,15 @@ def test_averaged_weights_must_go_on(write_config, tmp_path):
     run_training(config, tmp_path / "out", with_evaluation=False)
     with pytest.raises(UserError, match="trained without --use_ema"):
         run_training(config, tmp_path / "out", with_evaluation=False, ema_decay=0.9, resume_model="auto")
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again_in_its_place(write_config, tmp_path):
+    config = Config(write_config(iters=2), [TINY])
+    run_training(config, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "iter_2")
+    (tmp_path / "out" / ".123.iter_2").mkdir()
+    run_training(config, tmp_path / "out", resume_model="auto")
+    assert {"iter_2", "best_model"} < set(os.listdir(tmp_path / "out"))
+    assert not {"previous_1", ".123.iter_2"} & set(os.listdir(tmp_path / "out"))
+    records = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["iteration"] for record in records] == [1, 2, 2]

@@ -1,8 +1,9 @@
+import cv2
 import numpy as np
 from helpers import run_python
 from PIL import Image
 
-from paddleseg_psp.visual import color_map, colorize, overlay, save_index_png
+from paddleseg_psp.visual import color_map, colorize, draw_curves, overlay, save_index_png
 from paddleseg_psp.visual.comparison import draw_comparison
 
 PALETTE = [(200, 10, 20), (30, 40, 250)]
@@ -64,3 +65,20 @@ def test_picture_of_predictions(tiny_data, tmp_path):
     assert len(np.unique(label.reshape(-1, 3), axis=0)) > 3
     process = run_python([*command, "--prediction", f"gone={tmp_path / 'gone'}"])
     assert process.returncode == 1 and process.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_curves(tmp_path):
+    """Two runs show as lines of two colours, the upper one in the loss's panel being the one with the larger loss."""
+    runs = {
+        name: [{"group": "Train", "iteration": i, "loss": loss, "lr": 0.1} for i in range(1, 200)]
+        + [{"group": "Evaluate", "iteration": 100, "mIoU": None}]
+        for name, loss in (("low", 1.0), ("high", 2.0))
+    }
+    path = tmp_path / "curves.png"
+    draw_curves(runs, str(path))
+    panel = cv2.imread(str(path))[:, :500].astype(int)
+    blue, orange = ((np.abs(panel - color[::-1]).sum(-1) < 30) for color in ((31, 119, 180), (255, 127, 14)))
+    rows = [np.median(np.nonzero(mask)[0]) for mask in (blue, orange)]
+    assert rows[1] < rows[0] - 100
+    runs["low"][5]["loss"] = None  # not finite
+    draw_curves({"": runs["low"]}, str(path))
