@@ -42,8 +42,9 @@ class Validation:
                 matrix = evaluate(self._model, self._dataset, **self._options)
                 pictures = self._pictures(iteration) if is_main else []
             progress.evaluated, progress.without_gain = iteration, progress.without_gain + 1
-            if progress.best_miou is None or matrix.mean_iou() > progress.best_miou:
-                progress.best_miou, progress.best_iteration, progress.without_gain = matrix.mean_iou(), iteration, 0
+            miou = float(np.nan_to_num(matrix.mean_iou()))  # not a number where all labels are ignored
+            if progress.best_miou is None or miou > progress.best_miou:
+                progress.best_miou, progress.best_iteration, progress.without_gain = miou, iteration, 0
                 if is_main:
                     self._checkpoints.save_best()
         self._model.train()
