@@ -1,7 +1,6 @@
 """What a training run says of itself: log lines in PaddleSeg's format, a bar on a terminal, scalars and pictures for VisualDL,
 metrics.jsonl and curves.png."""
 
-import contextlib
 import json
 import os
 import sys
@@ -41,18 +40,17 @@ class TrainingLog:
     def __init__(self, save_dir, done, iters, log_iters, sampler, dataset, num_workers, use_vdl):
         self._save_dir, self._iters, self._log_iters = save_dir, iters, log_iters
         self._sampler, self._dataset, self._num_workers = sampler, dataset, num_workers
-        self._writes, self._done = distributed.rank() == 0, done
-        self._writer = None
-        if use_vdl and self._writes:
-            from visualdl import LogWriter
-
-            self._writer = LogWriter(save_dir)
+        self._writes, self._done, self._use_vdl = distributed.rank() == 0, done, use_vdl
         self._terms, self._seconds, self._reader_seconds = [], 0.0, 0.0
-        self._bar = contextlib.nullcontext()
 
     def __enter__(self):
+        self._writer = None
         if self._writes:
             _keep_records(self._metrics, self._done)
+            if self._use_vdl:
+                from visualdl import LogWriter
+
+                self._writer = LogWriter(self._save_dir)
         shown = self._writes and sys.stdout.isatty()
         self._bar = tqdm(total=self._iters, initial=self._done, unit="it", file=sys.stdout, leave=False, disable=not shown)
         self.restart_timer()
