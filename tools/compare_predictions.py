@@ -33,7 +33,7 @@ def compare(args):
     for image in chosen:
         name = os.path.relpath(image, args.image_dir)
         maps = [read_classes(os.path.join(folder, name.replace("_leftImg8bit.png", end))) for _, folder, end in sources]
-        rows.append((read_image(image).astype(np.uint8), maps))
+        rows.append((read_image(image), maps))
     picture = draw_comparison(rows, [title for title, _, _ in sources], CLASS_NAMES, color_map(PALETTE))
     with atomic_path(args.save_path) as path:
         cv2.imwrite(path, picture)

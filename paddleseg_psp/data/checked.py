@@ -1,34 +1,42 @@
 """Reading images and labels with every check that a wrong file should fail."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import paddle
+from paddleseg.utils import logger
 from PIL import Image
+from tqdm import tqdm
 
 from paddleseg_psp.errors import UserError
+
+_FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}
 
 
 class CheckedDataset(paddle.io.Dataset):
     """The samples of a PaddleSeg data set, each file checked as it is read.
 
-    A sample of mode "train" has img [3, H, W] float32 and label [H, W], both transformed. One of mode "val" has the label as
+    A sample in training has img [C, H, W] float32 and label [H, W], both transformed. One of mode "val" has the label as
     in its file, and trans_info, the steps that lead from the network's output back to it.
 
     Args:
         dataset: has `file_list` of (image, label) paths, `transforms` (a paddleseg Compose), `mode`, `num_classes` and
-            `ignore_index`, as all data sets of paddleseg do.
+            `ignore_index`, as all data sets of paddleseg do; `decode_label` and `cache` as in `PairedDataset`.
 
-    Raises (on reading a sample):
+    Raises (on reading a sample, or at once where everything is held in memory):
         UserError: names the file and what is wrong with it.
     """
 
     def __init__(self, dataset):
         self.file_list = dataset.file_list
         self.transforms = dataset.transforms
-        self.training = dataset.mode == "train"
+        self.training = dataset.mode not in ("val", "test")
         self.num_classes = dataset.num_classes
         self.ignore_index = dataset.ignore_index
         self.class_names = getattr(dataset, "CLASS_NAMES", None)
+        self._decode_label = getattr(dataset, "decode_label", lambda label: label)
+        self._held = self._read_all() if getattr(dataset, "cache", False) else None
 
     def __len__(self):
         return len(self.file_list)
@@ -38,28 +46,38 @@ class CheckedDataset(paddle.io.Dataset):
         return " and ".join(self.file_list[index])
 
     def __getitem__(self, index):
-        image_path, label_path = self.file_list[index]
-        image = read_image(image_path, self.transforms.read_flag)
-        label = self._read_label(label_path, image_path, image.shape[:2])
+        image, label = self.read(index) if self._held is None else self._held[index]
+        image = image.astype("float32")
         if self.training:
             sample = self.transforms({"img": image, "label": label, "gt_fields": ["label"]})
             return {"img": sample["img"], "label": sample["label"]}
         sample = self.transforms({"img": image, "gt_fields": []})
         return {"img": sample["img"], "label": label, "trans_info": sample["trans_info"]}
 
-    def _read_label(self, path, image_path, size):
+    def read(self, index):
+        """Returns an image [H, W, C] (or [H, W]) as it is in its file, blue first, and its classes [H, W]."""
+        image_path, label_path = self.file_list[index]
+        image = read_image(image_path, self.transforms.img_channels)
+        label = self.read_label(index)
+        if label.shape != image.shape[:2]:
+            raise UserError(
+                f"the label {label_path} is {label.shape[1]}x{label.shape[0]} but its image {image_path} is "
+                f"{image.shape[1]}x{image.shape[0]}"
+            )
+        return image, label
+
+    def read_label(self, index):
+        """Returns the classes [H, W] of a label, uint8 or, where its file has more bits, uint16."""
+        path = self.file_list[index][1]
         try:
             label = np.asarray(Image.open(path))
         except Exception as error:  # Pillow has many exceptions for broken files
             raise UserError(f"the label {path} cannot be read: {error}")
         if label.ndim != 2:
             raise UserError(f"the label {path} has {label.shape[2]} channels; expected one channel of class indices")
-        if label.shape != size:
-            raise UserError(
-                f"the label {path} is {label.shape[1]}x{label.shape[0]} but its image {image_path} is {size[1]}x{size[0]}"
-            )
         values = np.unique(label)
-        wrong = values[((values < 0) | (values >= self.num_classes)) & (values != self.ignore_index)]
+        classes = self._decode_label(values)
+        wrong = values[((classes < 0) | (classes >= self.num_classes)) & (classes != self.ignore_index)]
         if wrong.size:
             pixels = int(np.isin(label, wrong).sum())
             shown = ", ".join(map(str, wrong[:5].tolist())) + (", …" if wrong.size > 5 else "")
@@ -67,16 +85,32 @@ class CheckedDataset(paddle.io.Dataset):
                 f"the label {path} has the values {shown} on {pixels} pixels; allowed are 0 to {self.num_classes - 1}, and "
                 f"{self.ignore_index} for ignored pixels"
             )
-        return label
+        return self._decode_label(label if label.dtype == np.uint8 else label.astype(np.uint16))
+
+    def _read_all(self):
+        logger.info(f"Reading {len(self)} images and labels into memory")
+        with ThreadPoolExecutor() as readers:
+            held = list(tqdm(readers.map(self.read, range(len(self))), total=len(self), disable=None))
+        logger.info(f"They take {sum(image.nbytes + label.nbytes for image, label in held) / 2**30:.2f} GB")
+        return held
 
 
-def read_image(path, flag=cv2.IMREAD_COLOR):
-    """Returns the image in a file as float32 [H, W, 3] (blue, green, red), or [H, W] with cv2.IMREAD_GRAYSCALE.
+def read_image(path, channels=3):
+    """Returns the image in a file.
+
+    Three channels give [H, W, 3] uint8 (blue, green, red), one gives [H, W] uint8 (grey), and any other number [H, W, C] as it
+    is in the file, a TIFF or .npy.
 
     Raises:
-        UserError: no such file, or one that OpenCV cannot decode.
+        UserError: no such file, one that cannot be decoded, or another number of channels.
     """
-    image = cv2.imread(path, flag)
+    try:
+        image = np.load(path, allow_pickle=False) if path.endswith(".npy") else cv2.imread(path, _FLAGS.get(channels, -1))
+    except (OSError, ValueError) as error:
+        raise UserError(f"the image {path} cannot be read: {error}")
     if image is None:
         raise UserError(f"the image {path} cannot be read: it is missing, truncated or no image")
-    return image.astype("float32")
+    found = image.shape[2] if image.ndim == 3 else 1
+    if found != channels:
+        raise UserError(f"the image {path} has {found} channels; expected {channels} (img_channels)")
+    return image

@@ -4,8 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from paddleseg.utils import logger
-from PIL import Image
 from tqdm import tqdm
+
+from paddleseg_psp.data.checked import CheckedDataset
 
 
 def count_classes(dataset):
@@ -13,16 +14,19 @@ def count_classes(dataset):
 
     Returns:
         int64 array [images, classes].
+
+    Raises:
+        UserError: a label that cannot be read, or has wrong values.
     """
     logger.info(f"Counting the classes in {len(dataset.file_list)} labels")
 
-    def count(label):
-        values = np.asarray(Image.open(label)).ravel()
-        return np.bincount(values, minlength=256)[: dataset.num_classes]
+    checked = CheckedDataset(dataset)
+
+    def count(index):
+        return np.bincount(checked.read_label(index).ravel(), minlength=dataset.num_classes)[: dataset.num_classes]
 
     with ThreadPoolExecutor() as readers:
-        labels = [label for _, label in dataset.file_list]
-        return np.stack(list(tqdm(readers.map(count, labels), total=len(labels), disable=None)))
+        return np.stack(list(tqdm(readers.map(count, range(len(checked))), total=len(checked), disable=None)))
 
 
 def median_frequency(counts):

@@ -111,7 +111,7 @@ class Predictor:
         Args:
             image: a path, or an array [H, W, 3] (blue, green, red).
         """
-        image = read_image(image) if isinstance(image, str) else image.astype("float32")
+        image = (read_image(image) if isinstance(image, str) else image).astype("float32")
         sample = self._transforms({"img": image, "gt_fields": []})
         return sample["img"], sample["trans_info"]
 

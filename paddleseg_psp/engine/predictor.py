@@ -48,7 +48,7 @@ def predict(
     logger.info("Start to predict...")
     for path in track(image_list, len(image_list), "[PREDICT]"):
         image = read_image(path)
-        sample = compose({"img": image, "gt_fields": []})
+        sample = compose({"img": image.astype("float32"), "gt_fields": []})
         pred = predict_classes(
             model,
             paddle.to_tensor(sample["img"][np.newaxis]),
@@ -63,7 +63,7 @@ def predict(
         ).astype(np.uint8)
         name = os.path.relpath(path, image_dir) if image_dir else os.path.basename(path)
         with atomic_path(os.path.join(overlays, name)) as target:
-            cv2.imwrite(target, overlay(image.astype(np.uint8), pred, colors))
+            cv2.imwrite(target, overlay(image, pred, colors))
         with atomic_path(os.path.join(indices, os.path.splitext(name)[0] + ".png")) as target:
             save_index_png(target, pred, colors)
     logger.info(f"Predicted images are saved in {overlays} and {indices} .")

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import paddle
 
-from paddleseg_psp.data import CheckedDataset, read_image
+from paddleseg_psp.data import CheckedDataset
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.evaluator import evaluate, predict_classes
 from paddleseg_psp.files import atomic_path
-from paddleseg_psp.visual import color_map, draw_comparison
+from paddleseg_psp.visual import color_map, draw_comparison, viewable
 
 _PICTURES = 3
 _SAME_IN_PREDICTION = ("scales", "flip_horizontal", "flip_vertical", "is_slide", "stride", "crop_size")
@@ -63,7 +63,7 @@ class Validation:
             network_input = paddle.to_tensor(sample["img"][np.newaxis])
             augment = self._options.get("aug_eval", False)
             pred = predict_classes(self._model, network_input, sample["trans_info"], augment, **options)
-            image = read_image(dataset.file_list[index][0]).astype(np.uint8)
+            image = viewable(dataset.read(index)[0])
             maps = [sample["label"].astype(np.uint8), pred.astype(np.uint8)]
             pictures.append(draw_comparison([(image, maps)], ["label", "prediction"], names, colors))
             with atomic_path(os.path.join(self._save_dir, "validation", f"iter_{iteration}_{number}.png")) as path:

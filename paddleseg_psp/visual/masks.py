@@ -28,3 +28,14 @@ def overlay(image, classes, colors, image_weight=0.6):
 def save_index_png(path, classes, colors):
     """Writes a class map [H, W] as a PNG whose pixels are the class indices and whose palette has the colours."""
     get_pseudo_color_map(classes, colors.flatten().tolist()).save(path)
+
+
+def viewable(image):
+    """Returns an image [H, W] or [H, W, C] of any type as a picture [H, W, 3] (blue, green, red) uint8.
+
+    Of more than three channels it shows the first three; values beyond 8 bits are scaled to the range that the image has.
+    """
+    image = image[..., np.newaxis] if image.ndim == 2 else image[..., :3]
+    if image.dtype != np.uint8:
+        image = cv2.normalize(image.astype(np.float32), None, 0, 255, cv2.NORM_MINMAX).reshape(image.shape).astype(np.uint8)
+    return np.ascontiguousarray(image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2))

@@ -87,7 +87,7 @@ class KillingDataset:
 
     def __init__(self, dataset):
         self._dataset, self._left = dataset, 3 + 3 + 1  # three images and three pictures in the first evaluation
-        self.read_flag = dataset.transforms.read_flag
+        self.img_channels = dataset.transforms.img_channels
 
     def __getattr__(self, name):
         return getattr(self._dataset, name)

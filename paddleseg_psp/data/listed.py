@@ -1,0 +1,87 @@
+"""Data sets of one's own, by lists of files."""
+
+import os
+
+from paddleseg_psp.data.paired import PairedDataset, read_list, require_folder, require_labels, require_mode
+from paddleseg_psp.errors import UserError
+from paddleseg_psp.registry import register
+
+
+@register
+class Dataset(PairedDataset):
+    """Images and labels that a text file lists, a line an image: its path, a separator, its label's path.
+
+    Paths are relative to dataset_root and may hold any character. A tab between the two always separates them; otherwise
+    `separator` does, where it leaves two paths of files that exist.
+
+    Args:
+        transforms (list): transforms, see paddleseg.transforms.
+        dataset_root (str): the folder.
+        num_classes (int): classes; label values are 0 to num_classes - 1, or ignore_index.
+        mode (str): "train", "val" or "test", which needs no labels.
+        train_path, val_path, test_path (str): the list of each mode.
+        separator (str): between an image and its label.
+        ignore_index (int): the label value that counts for nothing.
+        img_channels (int): of the images; 1 reads grey, 3 colour, any other number files with so many channels (TIFF, .npy).
+        class_names, palette: a name, and a (red, green, blue) colour, for each class.
+        cache (bool): hold everything in memory, decoded.
+
+    Raises:
+        UserError: a missing file or folder, a line that does not name two files, names or colours that are not one a class.
+    """
+
+    def __init__(
+        self,
+        transforms,
+        dataset_root,
+        num_classes,
+        mode="train",
+        train_path=None,
+        val_path=None,
+        test_path=None,
+        separator=" ",
+        ignore_index=255,
+        img_channels=3,
+        class_names=None,
+        palette=None,
+        cache=False,
+    ):
+        require_mode(mode, ("train", "val", "test"))
+        require_folder(dataset_root, "the images")
+        path = {"train": train_path, "val": val_path, "test": test_path}[mode]
+        if path is None:
+            raise UserError(f"{mode}_path is missing: the list of images and labels")
+        for key, values in (("class_names", class_names), ("palette", palette)):
+            if values is not None and len(values) != num_classes:
+                raise UserError(f"{key} has {len(values)} entries for {num_classes} classes")
+        self.dataset_root = dataset_root
+        self.NUM_CLASSES, self.IGNORE_INDEX, self.IMG_CHANNELS = num_classes, ignore_index, img_channels
+        self.CLASS_NAMES, self.PALETTE = class_names, palette
+        labelled = mode != "test"
+        pairs = [
+            self._pair(line, separator, labelled, f"{path}, line {number}") for number, line in enumerate(read_list(path), 1)
+        ]
+        if not pairs:
+            raise UserError(f"the list {path} is empty")
+        if labelled:
+            require_labels(pairs, f"the list is {path}")
+        super().__init__(pairs, transforms, mode, cache)
+
+    def _pair(self, line, separator, labelled, where):
+        def full(path):
+            return os.path.join(self.dataset_root, path)
+
+        if "\t" in line:
+            separator = "\t"
+        parts = line.split(separator)
+        ways = [(separator.join(parts[:i]), separator.join(parts[i:])) for i in range(1, len(parts))]
+        if len(ways) > 1:  # the separator is in a path too
+            ways = [way for way in ways if all(map(os.path.isfile, map(full, way)))]
+        if not labelled:
+            image = line if os.path.isfile(full(line)) or not ways else ways[0][0]
+            return full(image), None
+        if len(ways) != 1:
+            raise UserError(
+                f"{where}: {line!r} does not name two files with {separator!r} between them (a tab always separates)"
+            )
+        return full(ways[0][0]), full(ways[0][1])

@@ -1,0 +1,72 @@
+"""What data sets of images and labels in files have in common."""
+
+import os
+
+from paddleseg.datasets import Dataset as PaddleSegDataset
+from paddleseg.transforms import Compose
+
+from paddleseg_psp.errors import UserError
+
+
+class PairedDataset(PaddleSegDataset):
+    """Images paired with labels. Subclasses say where they are, and name NUM_CLASSES, CLASS_NAMES and PALETTE.
+
+    Args:
+        pairs: (image, label) paths; the label is None where there is none.
+        transforms (list): transforms, see paddleseg.transforms.
+        mode (str): "val" and "test" leave labels as they are; any other is training.
+        cache (bool): hold all images and labels in memory, decoded.
+    """
+
+    NUM_CLASSES = None
+    IGNORE_INDEX = 255
+    IMG_CHANNELS = 3
+    CLASS_NAMES = None
+    PALETTE = None
+
+    def __init__(self, pairs, transforms, mode, cache=False):
+        self.file_list = [list(pair) for pair in pairs]
+        self.transforms = Compose(transforms, img_channels=self.IMG_CHANNELS)
+        self.mode = mode
+        self.cache = cache
+        self.num_classes = self.NUM_CLASSES
+        self.ignore_index = self.IGNORE_INDEX
+        self.edge = False
+
+    @staticmethod
+    def decode_label(label):
+        """Returns the classes that a label's values [H, W] mean."""
+        return label
+
+
+def require_mode(mode, allowed):
+    """Raises UserError for a mode that a data set does not have."""
+    if mode not in allowed:
+        raise UserError(f"mode must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {mode!r}")
+
+
+def require_folder(folder, name):
+    """Raises UserError if a data set's folder is not there."""
+    if not os.path.isdir(folder):
+        raise UserError(f"there is no folder {folder}; put {name} there (docs/data.md), or set dataset_root to where it is")
+
+
+def require_labels(pairs, advice):
+    """Raises UserError if an image has no label."""
+    missing = [pair for pair in pairs if not os.path.isfile(pair[1])]
+    if missing:
+        image, label = missing[0]
+        raise UserError(f"{len(missing)} of {len(pairs)} images have no label, e.g. {image} needs {label}; {advice}")
+
+
+def read_list(path):
+    """Returns the lines of a text file, without empty ones.
+
+    Raises:
+        UserError: no such file, or one that is not UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return [line.rstrip("\r\n") for line in file if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the list {path} cannot be read: {error}")

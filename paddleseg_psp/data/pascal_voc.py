@@ -1,0 +1,58 @@
+"""PASCAL VOC 2012 with the additional labels of SBD (Hariharan et al., Semantic Contours from Inverse Detectors, 2011)."""
+
+import os
+
+from paddleseg.utils.visualize import get_color_map_list
+
+from paddleseg_psp.data.paired import PairedDataset, read_list, require_folder, require_labels, require_mode
+from paddleseg_psp.registry import register
+
+CLASS_NAMES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+# PaddleSeg's colours are VOC's without the first, black.
+PALETTE = ((0, 0, 0), *zip(*[iter(get_color_map_list(256)[: 3 * (len(CLASS_NAMES) - 1)])] * 3))
+
+
+@register
+class PascalVOC(PairedDataset):
+    """PASCAL VOC 2012 in its own layout.
+
+        <dataset_root>/VOC2012/JPEGImages/<name>.jpg
+        <dataset_root>/VOC2012/SegmentationClass/<name>.png
+        <dataset_root>/VOC2012/SegmentationClassAug/<name>.png      (tools/data/voc_aug.py makes these two)
+        <dataset_root>/VOC2012/ImageSets/Segmentation/<mode>.txt
+
+    Args:
+        transforms (list): transforms, see paddleseg.transforms.
+        dataset_root (str): the folder VOCdevkit.
+        mode (str): "train" (1,464 images), "trainval" (2,913), "trainaug" (10,582: train, then what SBD adds) or "val" (1,449).
+        cache (bool): hold everything in memory, decoded.
+
+    Raises:
+        UserError: a missing folder or list, or an image without label.
+    """
+
+    NUM_CLASSES = 21
+    CLASS_NAMES = CLASS_NAMES
+    PALETTE = PALETTE
+
+    def __init__(self, transforms, dataset_root="data/VOCdevkit", mode="train", cache=False):
+        require_mode(mode, ("train", "trainval", "trainaug", "val"))
+        self.dataset_root = dataset_root
+        root = os.path.join(dataset_root, "VOC2012")
+        require_folder(root, "PASCAL VOC 2012")
+        lists = os.path.join(root, "ImageSets", "Segmentation")
+        parts = (
+            [("train", "SegmentationClass"), ("aug", "SegmentationClassAug")]
+            if mode == "trainaug"
+            else [(mode, "SegmentationClass")]
+        )
+        pairs = [
+            (os.path.join(root, "JPEGImages", f"{name.strip()}.jpg"), os.path.join(root, labels, f"{name.strip()}.png"))
+            for part, labels in parts
+            for name in read_list(os.path.join(lists, f"{part}.txt"))
+        ]
+        require_labels(pairs, "those of SBD are made by python tools/data/voc_aug.py")
+        super().__init__(pairs, transforms, mode, cache)

@@ -1,0 +1,77 @@
+"""Making label files in many processes: each whole or not there, those that are there already kept."""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+import numpy as np
+from paddleseg.utils import logger
+from PIL import Image
+
+from paddleseg_psp.engine.progress import track
+from paddleseg_psp.errors import UserError
+from paddleseg_psp.files import atomic_path
+
+
+def make_labels(tasks, read, allowed, processes, palette=None):
+    """Writes a label PNG for each task and verifies it; goes on where an earlier call was interrupted.
+
+    Args:
+        tasks: (source, target) paths.
+        read: a function of a module that gives the classes [H, W] uint8 of a source; it may raise any exception.
+        allowed: the values that labels may have.
+        processes (int): how many work at once.
+        palette: uint8 [256, 3] (red, green, blue) to store with the classes, or None.
+
+    Returns:
+        int: labels written; the others were there and right.
+
+    Raises:
+        UserError: names the first source that cannot be read, or has values that are not allowed, and how many there are.
+    """
+    tasks = list(tasks)
+    make = partial(_make_label, read=read, allowed=np.isin(np.arange(256), list(allowed)), palette=palette)
+    with ProcessPoolExecutor(max(1, processes)) as pool:
+        results = list(track(pool.map(make, tasks, chunksize=8), len(tasks), "[LABELS]"))
+    problems = [result for result in results if isinstance(result, str)]
+    if problems:
+        raise UserError(f"{len(problems)} of {len(tasks)} labels could not be made: {problems[0]}")
+    written = sum(results)
+    logger.info(f"{written} labels written, {len(tasks) - written} were there")
+    return written
+
+
+def _make_label(task, read, allowed, palette):
+    """Returns whether the label was written (it was not there, or broken), or what is wrong."""
+    source, target = task
+    if _is_whole(target, allowed):
+        return False
+    try:
+        label = read(source)
+    except Exception as error:
+        return f"{source} cannot be read: {' '.join(str(error).split())}"
+    wrong = np.unique(label[~allowed[label]])
+    if wrong.size:
+        return f"{source} has the values {', '.join(map(str, wrong[:5].tolist()))}, which no class has"
+    with atomic_path(target) as path:
+        image = Image.fromarray(label)
+        if palette is not None:
+            image.putpalette(palette.tobytes())
+        image.save(path)
+        if not np.array_equal(np.asarray(Image.open(path)), label):
+            return f"{target} could not be written: it differs from what was written"
+    return True
+
+
+def _is_whole(path, allowed):
+    try:
+        label = np.asarray(Image.open(path))
+    except Exception:  # not there, or broken
+        return False
+    return label.ndim == 2 and label.dtype == np.uint8 and bool(allowed[label].all())
+
+
+def write_lines(path, lines):
+    """Writes a text file, whole or not at all."""
+    with atomic_path(os.path.abspath(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)

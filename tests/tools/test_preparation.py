@@ -1,0 +1,208 @@
+"""Label files from trees that are laid out as the real data sets."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers import ROOT, run_python
+from PIL import Image
+from scipy.io import savemat
+
+from paddleseg_psp.data import ADE20K, CheckedDataset, Cityscapes, PascalVOC
+from paddleseg_psp.data.pascal_voc import PALETTE
+from paddleseg_psp.errors import UserError
+
+# The official table, written out: label id, train id.
+CITYSCAPES_TABLE = {
+    **{i: 255 for i in range(34)},
+    **{7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10},
+    **{24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18},
+}
+
+
+def snapshot(folder):
+    """Returns the content and time of every file below a folder."""
+    paths = [os.path.join(root, name) for root, _, names in os.walk(folder) for name in names]
+    return {path: (open(path, "rb").read(), os.stat(path).st_mtime_ns) for path in paths}
+
+
+def tool(name, *arguments):
+    return run_python([f"tools/data/{name}.py", *arguments])
+
+
+@pytest.fixture
+def cityscapes(tmp_path):
+    """Two images, one with label ids and one with polygons only; and a city of the test split."""
+    root, numbers = tmp_path / "city scapes", np.random.RandomState(0)
+    for split, city, name in (("train", "aachen", "aachen_000000_000019"), ("val", "münster", "münster_000001_000019")):
+        for kind in ("leftImg8bit", "gtFine"):
+            (root / kind / split / city).mkdir(parents=True)
+        image = Image.fromarray(numbers.randint(0, 255, (40, 60, 3), dtype=np.uint8))
+        image.save(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png")
+    ids = np.arange(40 * 60).reshape(40, 60).astype(np.uint8) % 34
+    Image.fromarray(ids).save(root / "gtFine" / "train" / "aachen" / "aachen_000000_000019_gtFine_labelIds.png")
+    objects = [
+        {"label": "sky", "polygon": [[0, 0], [59, 0], [59, 39], [0, 39]]},
+        {"label": "road", "polygon": [[0, 20], [59, 20], [59, 39], [0, 39]]},
+        {"label": "cargroup", "polygon": [[10, 10], [30, 10], [30, 29], [10, 29]]},
+        {"label": "license plate", "polygon": [[12, 20], [16, 20], [16, 24], [12, 24]]},
+        {"label": "ego vehicle", "polygon": [[0, 35], [59, 35], [59, 39], [0, 39]]},
+    ]
+    content = {"imgHeight": 40, "imgWidth": 60, "objects": objects}
+    path = root / "gtFine" / "val" / "münster" / "münster_000001_000019_gtFine_polygons.json"
+    path.write_text(json.dumps(content))
+    return root, ids, path
+
+
+def test_cityscapes(cityscapes):
+    root, ids, _ = cityscapes
+    process = tool("convert_cityscapes", "--cityscapes_path", root, "--num_workers", "2")
+    assert process.returncode == 0, process.stderr
+    label = CheckedDataset(Cityscapes([], str(root), "train")).read(0)[1]
+    np.testing.assert_array_equal(label, np.vectorize(CITYSCAPES_TABLE.get)(ids))
+    expected = np.full((40, 60), 10)
+    expected[20:] = 0
+    expected[10:30, 10:31] = 13  # with the license plate
+    expected[35:] = 255
+    np.testing.assert_array_equal(CheckedDataset(Cityscapes([], str(root), "val")).read(0)[1], expected)
+    before = snapshot(root)
+    assert "0 labels written, 2 were there" in tool("convert_cityscapes", "--cityscapes_path", root).stdout
+    assert snapshot(root) == before
+
+
+def test_cityscapes_with_broken_files(cityscapes, tmp_path):
+    root, _, polygons = cityscapes
+    content = polygons.read_text()
+    for broken in (content[:50], content.replace('"road"', '"raod"')):
+        polygons.write_text(broken)
+        process = tool("convert_cityscapes", "--cityscapes_path", root)
+        last = process.stderr.strip().splitlines()[-1]
+        assert process.returncode == 1 and f"1 of 2 labels could not be made: {polygons} cannot be read" in last
+    polygons.write_text(content)
+    target = root / "gtFine" / "val" / "münster" / "münster_000001_000019_gtFine_labelTrainIds.png"
+    for left_over in (b"", b"no picture", (root / "gtFine" / "train" / "aachen").glob("*Ids.png").__next__().read_bytes()[:99]):
+        target.write_bytes(left_over)
+        assert "1 labels written, 1 were there" in tool("convert_cityscapes", "--cityscapes_path", root).stdout
+    process = tool("convert_cityscapes", "--cityscapes_path", tmp_path / "nowhere")
+    assert process.returncode == 1 and "unpack gtFine_trainvaltest.zip" in process.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """Eight images: 0 and 1 in VOC's train, 2 in its val; 1 to 7 in SBD."""
+    devkit, numbers = tmp_path / "VOCdevkit", np.random.RandomState(0)
+    root, sbd = devkit / "VOC2012", devkit / "VOCaug" / "dataset"
+    for folder in (root / "JPEGImages", root / "SegmentationClass", root / "ImageSets" / "Segmentation", sbd / "cls"):
+        folder.mkdir(parents=True)
+    names, labels = [f"2008_{number:06}" for number in range(8)], {}
+    for number, name in enumerate(names):
+        Image.fromarray(numbers.randint(0, 255, (30, 50, 3), dtype=np.uint8)).save(root / "JPEGImages" / f"{name}.jpg")
+        if number < 3:
+            label = numbers.randint(0, 21, (30, 50), dtype=np.uint8)
+            label[:2] = 255
+            image = Image.fromarray(label)
+            image.putpalette(np.resize(np.array(PALETTE, np.uint8), (256, 3)).tobytes())
+            image.save(root / "SegmentationClass" / f"{name}.png")
+            labels["voc", name] = label
+        if number > 0:
+            label = numbers.randint(0, 21, (30, 50), dtype=np.uint8)
+            parts = {"Boundaries": np.zeros(20, object), "Segmentation": label, "CategoriesPresent": np.unique(label)}
+            savemat(sbd / "cls" / f"{name}.mat", {"GTcls": parts})
+            labels["sbd", name] = label
+    lists = root / "ImageSets" / "Segmentation"
+    for path, chosen in (
+        (lists / "train.txt", names[:2]),
+        (lists / "val.txt", names[2:3]),
+        (lists / "trainval.txt", names[:3]),
+        (sbd / "train.txt", names[1:5]),
+        (sbd / "val.txt", names[5:]),
+    ):
+        path.write_text("".join(f"{name}\n" for name in chosen))
+    return devkit, names, labels
+
+
+def test_voc_with_sbd(voc):
+    devkit, names, labels = voc
+    process = tool("voc_aug", devkit, devkit / "VOCaug", "--nproc", "2")
+    assert process.returncode == 0, process.stderr
+    lists = devkit / "VOC2012" / "ImageSets" / "Segmentation"
+    assert (lists / "trainaug.txt").read_text().split() == names[:2] + names[3:]
+    assert (lists / "aug.txt").read_text().split() == names[3:]
+    for name in names:
+        image = Image.open(devkit / "VOC2012" / "SegmentationClassAug" / f"{name}.png")
+        assert image.mode == "P" and image.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]
+        np.testing.assert_array_equal(np.asarray(image), labels.get(("sbd", name), labels.get(("voc", name))))
+    dataset = CheckedDataset(PascalVOC([], str(devkit), "trainaug"))
+    assert [os.path.basename(image)[:-4] for image, _ in dataset.file_list] == names[:2] + names[3:]
+    for index, name in enumerate(names[:2] + names[3:]):
+        np.testing.assert_array_equal(dataset.read(index)[1], labels["voc" if index < 2 else "sbd", name])
+    assert dataset.training
+    sizes = [len(PascalVOC([], str(devkit), mode)) for mode in ("train", "val", "trainval")]
+    assert sizes == [2, 1, 3]
+    before = snapshot(devkit)
+    tool("voc_aug", devkit, devkit / "VOCaug", "--nproc", "2")
+    after = snapshot(devkit)
+    assert {path: content for path, (content, _) in before.items()} == {path: content for path, (content, _) in after.items()}
+    assert all(after[path] == before[path] for path in before if path.endswith(".png"))
+
+
+def test_voc_that_is_not_whole(voc):
+    devkit, names, _ = voc
+    os.remove(devkit / "VOCaug" / "dataset" / "cls" / f"{names[4]}.mat")
+    process = tool("voc_aug", devkit)
+    assert process.returncode == 1
+    assert f"1 of the 7 images of trainaug have no label, e.g. {names[4]}.mat" in process.stderr.strip().splitlines()[-1]
+    with pytest.raises(UserError, match="aug.txt cannot be read"):
+        PascalVOC([], str(devkit), "trainaug")
+
+
+def test_an_interrupted_preparation_goes_on(voc):
+    """Killed at any time, it leaves whole files only, and ends like one that was not killed."""
+    devkit, names, labels = voc
+    folder = devkit / "VOC2012" / "SegmentationClassAug"
+    command = [sys.executable, "tools/data/voc_aug.py", str(devkit), "--nproc", "1"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and not list(folder.glob("2008*")):
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for path in folder.glob("2008*.png"):
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(path)), labels.get(("sbd", path.stem), labels.get(("voc", path.stem)))
+        )
+    assert tool("voc_aug", devkit).returncode == 0
+    assert {path.stem for path in folder.glob("2008*.png")} == set(names)
+
+
+@pytest.fixture
+def ade(tmp_path):
+    root = tmp_path / "ADEChallengeData2016"
+    for kind in ("images", "annotations"):
+        for split in ("training", "validation"):
+            (root / kind / split).mkdir(parents=True)
+    label = np.arange(151, dtype=np.uint8)[:150].reshape(10, 15)
+    label[0, 0], label[9, 14] = 0, 150
+    Image.fromarray(np.zeros((10, 15, 3), np.uint8)).save(root / "images" / "training" / "ADE_train_00000001.jpg")
+    Image.fromarray(label).save(root / "annotations" / "training" / "ADE_train_00000001.png")
+    rows = ["Idx\tRatio\tTrain\tVal\tName", "1\t0.1\t11664\t1172\twall", "2\t0.1\t6046\t612\tbuilding, edifice"]
+    (root / "objectInfo150.txt").write_text("\n".join(rows) + "\n")
+    return root, label
+
+
+def test_ade20k(ade):
+    root, label = ade
+    dataset = ADE20K([], str(root))
+    classes = CheckedDataset(dataset).read(0)[1]
+    np.testing.assert_array_equal(classes, np.where(label == 0, 255, label.astype(int) - 1))
+    assert dataset.CLASS_NAMES == ("wall", "building") and dataset.num_classes == 150
+    label[3, 3] = 151
+    Image.fromarray(label).save(root / "annotations" / "training" / "ADE_train_00000001.png")
+    with pytest.raises(UserError, match="has the values 151 on 1 pixels"):
+        CheckedDataset(dataset).read(0)
+    with pytest.raises(UserError, match="there is no image"):
+        ADE20K([], str(root), "val")
