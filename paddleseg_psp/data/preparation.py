@@ -8,9 +8,9 @@ import numpy as np
 from paddleseg.utils import logger
 from PIL import Image
 
-from paddleseg_psp.engine.progress import track
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path
+from paddleseg_psp.progress import track
 
 
 def make_labels(tasks, read, allowed, processes, palette=None):

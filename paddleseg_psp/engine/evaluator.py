@@ -11,7 +11,7 @@ from paddleseg_psp.data import CheckedDataset, load_batches
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.metrics import ConfusionMatrix
 from paddleseg_psp.engine.precision import autocast
-from paddleseg_psp.engine.progress import track
+from paddleseg_psp.progress import track
 
 
 @paddle.no_grad()

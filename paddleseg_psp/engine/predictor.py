@@ -10,8 +10,8 @@ from paddleseg.utils import logger
 
 from paddleseg_psp.data import read_image
 from paddleseg_psp.engine.evaluator import predict_classes
-from paddleseg_psp.engine.progress import track
 from paddleseg_psp.files import atomic_path, require_writable
+from paddleseg_psp.progress import track
 from paddleseg_psp.visual import color_map, overlay, save_index_png
 
 

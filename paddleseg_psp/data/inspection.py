@@ -1,0 +1,175 @@
+"""Looking for what is wrong with a data set before it is trained on."""
+
+import hashlib
+import os
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from paddleseg_psp.data.checked import CheckedDataset
+from paddleseg_psp.errors import UserError
+from paddleseg_psp.progress import track
+
+_MOSTLY = 0.5  # share of ignored pixels from which a label is worth a look
+_ORIENTATION = 0x0112  # EXIF
+
+
+@dataclass
+class Inspection:
+    """What was found in a data set.
+
+    Attributes:
+        errors, warnings (list of str): each names its file.
+        counts (array): int64 [images, classes], the pixels of each class in each label that could be read.
+        ignored (int): ignored pixels.
+        digests (dict): for each digest of an image's pixels the files that have them.
+    """
+
+    errors: list = field(default_factory=list)
+    warnings: list = field(default_factory=list)
+    counts: np.ndarray = None
+    ignored: int = 0
+    digests: dict = field(default_factory=lambda: defaultdict(list))
+
+
+def inspect(dataset, processes=1, indices=None):
+    """Reads images and labels and returns an Inspection.
+
+    Args:
+        dataset: a data set of paddleseg or this package, with labels.
+        processes (int): how many read.
+        indices (sequence of int|None): the samples to look at; None looks at all.
+    """
+    indices = range(len(dataset.file_list)) if indices is None else indices
+    found, counts = Inspection(), []
+    with ProcessPoolExecutor(max(1, processes)) as pool:
+        samples = pool.map(partial(_inspect_sample, CheckedDataset(dataset)), indices, chunksize=4)
+        for index, (errors, warnings, classes, ignored, digest) in zip(indices, track(samples, len(indices), "[CHECK]")):
+            found.errors += errors
+            found.warnings += warnings
+            found.ignored += ignored
+            counts += [] if classes is None else [classes]
+            if digest:
+                found.digests[digest].append(dataset.file_list[index][0])
+    found.counts = np.array(counts, np.int64).reshape(-1, dataset.num_classes)
+    _inspect_lists(dataset.file_list, found)
+    _inspect_classes(found, dataset.num_classes, dataset.ignore_index)
+    return found
+
+
+def _inspect_sample(dataset, index):
+    """Returns (errors, warnings, pixels of each class or None, ignored pixels, digest of the image or None)."""
+    image_path, label_path = dataset.file_list[index]
+    try:
+        image, label = dataset.read(index)
+    except UserError as error:
+        return [_with_hint(str(error), dataset, label_path)], [], None, 0, None
+    errors, warnings = [], []
+    if not np.isfinite(image).all():
+        errors.append(f"the image {image_path} has values that are not finite")
+    elif image.min() == image.max():
+        warnings.append(f"the image {image_path} has the same value everywhere")
+    if not image_path.endswith(".npy"):
+        warnings += _inspect_file(image_path, image)
+    if label_path.lower().endswith((".jpg", ".jpeg")):
+        errors.append(f"the label {label_path} is a JPEG, which changes values: save labels as PNG")
+    ignored = int((label == dataset.ignore_index).sum())
+    if ignored == label.size:
+        warnings.append(f"the label {label_path} has ignored pixels only")
+    elif ignored > _MOSTLY * label.size:
+        warnings.append(f"the label {label_path} is ignored on {ignored / label.size:.0%} of its pixels")
+    classes = np.bincount(label[label != dataset.ignore_index].ravel(), minlength=dataset.num_classes)
+    return errors, warnings, classes, ignored, hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
+
+
+def _inspect_file(path, image):
+    with Image.open(path) as file:
+        orientation, mode = file.getexif().get(_ORIENTATION, 1), file.mode
+    if orientation != 1:
+        yield f"the image {path} is turned by its EXIF orientation ({orientation}): its label must be turned as well"
+    if mode.startswith(("I", "F")) and image.dtype == np.uint8:
+        yield f"the image {path} has more than 8 bits a channel, of which 8 are used"
+    if mode in ("CMYK", "LA", "RGBA", "PA") and image.ndim == 3 and image.shape[2] == 3:
+        yield f"the image {path} is {mode}: it is read as three colours"
+
+
+def _with_hint(message, dataset, path):
+    """Adds what usually causes a label's wrong values."""
+    if "has the values" not in message:
+        return message
+    values = np.unique(np.asarray(Image.open(path)))
+    if set(values.tolist()) <= {*range(1, dataset.num_classes + 1), dataset.ignore_index}:
+        return f"{message}. The classes seem to be numbered from 1"
+    if len(values) > dataset.num_classes:
+        return f"{message}. So many values come from resizing with interpolation, from JPEG, or from colours saved as grey"
+    return message
+
+
+def _inspect_lists(pairs, found):
+    for position, kind in enumerate(("image", "label")):
+        seen = set()
+        for pair in pairs:
+            path = os.path.abspath(pair[position])
+            if path in seen:
+                found.warnings.append(f"the {kind} {pair[position]} is listed more than once")
+            seen.add(path)
+    for files in found.digests.values():
+        if len(set(files)) > 1:
+            found.warnings.append(f"the images {' and '.join(sorted(set(files))[:3])} are the same picture")
+
+
+def _inspect_classes(found, num_classes, ignore_index):
+    if not len(found.counts):
+        found.errors.append("no label could be read")
+        return
+    absent = np.nonzero(found.counts.sum(0) == 0)[0].tolist()
+    if absent and found.ignored and ignore_index == 255 and num_classes == 2:
+        found.errors.append("the labels have the values 0 and 255 only: 255 is ignored, the second class must be 1")
+    elif absent:
+        found.warnings.append(f"{len(absent)} of {num_classes} classes occur in no label: {', '.join(map(str, absent))}")
+
+
+def compare(train, val):
+    """Returns (errors, warnings) about two Inspections, of the training and the validation data set."""
+    errors = [
+        f"the image {files[0]} of the validation set is the same picture as {train.digests[digest][0]} of the training set"
+        for digest, files in val.digests.items()
+        if digest in train.digests
+    ]
+    only = np.nonzero((train.counts.sum(0) == 0) & (val.counts.sum(0) > 0))[0].tolist()
+    warnings = [f"the classes {', '.join(map(str, only))} occur in validation but not in training"] if only else []
+    return errors, warnings
+
+
+def quick_check(dataset, samples=8):
+    """Reads the first, the last and some samples in between.
+
+    Raises:
+        UserError: the first error found.
+    """
+    count = len(dataset.file_list)
+    checked = CheckedDataset(dataset)
+    for index in np.unique(np.linspace(0, count - 1, min(samples, count)).astype(int)).tolist():
+        checked.read(index)
+
+
+def as_trained(dataset, count, seed=0):
+    """Returns `count` samples as the network gets them: (image [H, W, 3] uint8, blue first, label [H, W] uint8) pairs.
+
+    Each image is scaled to the range of its own values, which undoes any normalization for the eye.
+    """
+    from paddleseg_psp.data.sampler import SeededDataset
+
+    seeded, pairs = SeededDataset(CheckedDataset(dataset)), []
+    for index in np.linspace(0, len(dataset.file_list) - 1, count).astype(int).tolist():
+        sample = seeded[index, seed + index]
+        image = np.moveaxis(sample["img"], 0, 2)[..., ::-1][..., -3:]
+        image = cv2.normalize(np.ascontiguousarray(image), None, 0, 255, cv2.NORM_MINMAX).reshape(image.shape)
+        image = np.repeat(image[..., :1], 3, axis=2) if image.shape[2] != 3 else image
+        pairs.append((image.astype(np.uint8), sample["label"].astype(np.uint8)))
+    return pairs
