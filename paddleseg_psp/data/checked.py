@@ -23,12 +23,13 @@ class CheckedDataset(paddle.io.Dataset):
     Args:
         dataset: has `file_list` of (image, label) paths, `transforms` (a paddleseg Compose), `mode`, `num_classes` and
             `ignore_index`, as all data sets of paddleseg do; `decode_label` and `cache` as in `PairedDataset`.
+        hold (bool): hold everything in memory if the data set says so; it is read once and kept in the data set.
 
     Raises (on reading a sample, or at once where everything is held in memory):
         UserError: names the file and what is wrong with it.
     """
 
-    def __init__(self, dataset):
+    def __init__(self, dataset, hold=True):
         self.file_list = dataset.file_list
         self.transforms = dataset.transforms
         self.training = dataset.mode not in ("val", "test")
@@ -36,7 +37,11 @@ class CheckedDataset(paddle.io.Dataset):
         self.ignore_index = dataset.ignore_index
         self.class_names = getattr(dataset, "CLASS_NAMES", None)
         self._decode_label = getattr(dataset, "decode_label", lambda label: label)
-        self._held = self._read_all() if getattr(dataset, "cache", False) else None
+        self._held = None
+        if hold and getattr(dataset, "cache", False):
+            if dataset.held is None:
+                dataset.held = self._read_all()
+            self._held = dataset.held
 
     def __len__(self):
         return len(self.file_list)

@@ -20,7 +20,7 @@ def count_classes(dataset):
     """
     logger.info(f"Counting the classes in {len(dataset.file_list)} labels")
 
-    checked = CheckedDataset(dataset)
+    checked = CheckedDataset(dataset, hold=False)
 
     def count(index):
         return np.bincount(checked.read_label(index).ravel(), minlength=dataset.num_classes)[: dataset.num_classes]

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from paddleseg_psp.data.checked import CheckedDataset
+from paddleseg_psp.data.sampler import SeededDataset
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.progress import track
 
@@ -48,7 +49,7 @@ def inspect(dataset, processes=1, indices=None):
     indices = range(len(dataset.file_list)) if indices is None else indices
     found, counts = Inspection(), []
     with ProcessPoolExecutor(max(1, processes)) as pool:
-        samples = pool.map(partial(_inspect_sample, CheckedDataset(dataset)), indices, chunksize=4)
+        samples = pool.map(partial(_inspect_sample, CheckedDataset(dataset, hold=False)), indices, chunksize=4)
         for index, (errors, warnings, classes, ignored, digest) in zip(indices, track(samples, len(indices), "[CHECK]")):
             found.errors += errors
             found.warnings += warnings
@@ -153,7 +154,7 @@ def quick_check(dataset, samples=8):
         UserError: the first error found.
     """
     count = len(dataset.file_list)
-    checked = CheckedDataset(dataset)
+    checked = CheckedDataset(dataset, hold=False)
     for index in np.unique(np.linspace(0, count - 1, min(samples, count)).astype(int)).tolist():
         checked.read(index)
 
@@ -163,9 +164,7 @@ def as_trained(dataset, count, seed=0):
 
     Each image is scaled to the range of its own values, which undoes any normalization for the eye.
     """
-    from paddleseg_psp.data.sampler import SeededDataset
-
-    seeded, pairs = SeededDataset(CheckedDataset(dataset)), []
+    seeded, pairs = SeededDataset(CheckedDataset(dataset, hold=False)), []
     for index in np.linspace(0, len(dataset.file_list) - 1, count).astype(int).tolist():
         sample = seeded[index, seed + index]
         image = np.moveaxis(sample["img"], 0, 2)[..., ::-1][..., -3:]

@@ -28,7 +28,7 @@ class PairedDataset(PaddleSegDataset):
         self.file_list = [list(pair) for pair in pairs]
         self.transforms = Compose(transforms, img_channels=self.IMG_CHANNELS)
         self.mode = mode
-        self.cache = cache
+        self.cache, self.held = cache, None
         self.num_classes = self.NUM_CLASSES
         self.ignore_index = self.IGNORE_INDEX
         self.edge = False

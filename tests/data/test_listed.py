@@ -107,6 +107,9 @@ def test_everything_in_memory(make):
     for path in plain.dataset.file_list[0]:
         assert cv2.imread(path) is not None
     samples = [[data[index, seed] for index in range(5) for seed in range(2)] for data in (plain, held)]
+    held_set = make(lines, files, cache=True)
+    assert CheckedDataset(held_set)._held is CheckedDataset(held_set)._held is held_set.held  # read once
+    assert CheckedDataset(make(lines, files, cache=True), hold=False)._held is None
     for first, second in zip(*samples):
         for key in first:
             np.testing.assert_array_equal(first[key], second[key])

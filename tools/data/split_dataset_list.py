@@ -1,0 +1,78 @@
+"""Write train.txt, val.txt and test.txt for a folder of images and a folder of labels, each class divided alike.
+
+python tools/data/split_dataset_list.py data/mine images labels --split 0.8 0.2 --num_classes 3
+
+Images and labels are paired by their paths within the two folders, without the ending (and postfix). A line is an image, a tab
+and its label, relative to the first argument, as `type: Dataset` reads them. The same seed gives the same lists.
+"""
+
+import argparse
+import glob
+import os
+
+import numpy as np
+from paddleseg.utils import logger
+
+from paddleseg_psp.cli.run import run
+from paddleseg_psp.data import Dataset
+from paddleseg_psp.data.class_weights import count_classes
+from paddleseg_psp.data.preparation import write_lines
+from paddleseg_psp.data.splitting import stratified_split
+from paddleseg_psp.errors import UserError
+
+LISTS = ("train", "val", "test")
+
+
+def find(folder, ending, postfix):
+    """Returns {path within the folder without postfix and ending: path}."""
+    end = f"{postfix}.{ending.lstrip('.')}"
+    paths = glob.glob(os.path.join(glob.escape(folder), "**", f"*{glob.escape(end)}"), recursive=True)
+    return {os.path.relpath(path, folder)[: -len(end)]: path for path in paths}
+
+
+def split(args):
+    folders = [os.path.join(args.dataset_root, name) for name in (args.images_dir_name, args.labels_dir_name)]
+    images, labels = (find(*item) for item in zip(folders, args.format, args.postfix))
+    names = sorted(images.keys() & labels.keys())
+    if not names:
+        raise UserError(
+            f"no image in {folders[0]} has a label in {folders[1]}: {len(images)} files end in {args.format[0]} there, "
+            f"{len(labels)} in {args.format[1]} here (--format, --postfix)"
+        )
+    if not 1 < len(args.split) <= 3 or min(args.split) < 0 or not sum(args.split):
+        raise UserError(f"--split takes the shares of train, val and, if wanted, test, not {args.split}")
+    lines = ["\t".join(os.path.relpath(files[name], args.dataset_root) for files in (images, labels)) for name in names]
+    everything = os.path.join(args.dataset_root, "all.txt")
+    write_lines(everything, lines)
+    dataset = Dataset([], args.dataset_root, args.num_classes, train_path=everything, ignore_index=args.ignore_index)
+    presence = count_classes(dataset) > 0
+    parts = stratified_split(presence, args.split, args.seed)
+    for part, name in enumerate(LISTS[: len(args.split)]):
+        chosen = np.nonzero(parts == part)[0]
+        write_lines(os.path.join(args.dataset_root, f"{name}.txt"), [lines[index] for index in chosen])
+        logger.info(f"{name}.txt: {len(chosen)} images; images of each class: {presence[chosen].sum(0).tolist()}")
+    for kind, left_over in (
+        ("images without a label", images.keys() - labels.keys()),
+        ("labels without an image", labels.keys() - images.keys()),
+    ):
+        if left_over:
+            logger.warning(f"{len(left_over)} {kind} are left out, e.g. {sorted(left_over)[0]}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Divide a folder of images and labels into lists.")
+    parser.add_argument("dataset_root")
+    parser.add_argument("images_dir_name", help="folder of the images in dataset_root")
+    parser.add_argument("labels_dir_name", help="folder of the labels in dataset_root")
+    parser.add_argument("--num_classes", type=int, required=True)
+    parser.add_argument("--ignore_index", type=int, default=255, help="the label value that counts for nothing")
+    parser.add_argument("--split", type=float, nargs="+", default=[0.8, 0.2], help="shares of train, val and test")
+    parser.add_argument("--format", nargs=2, default=["jpg", "png"], help="endings of images and labels")
+    parser.add_argument("--postfix", nargs=2, default=["", ""], help="what names of images and labels end in before that")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    run(split, parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
