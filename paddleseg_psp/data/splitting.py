@@ -6,7 +6,8 @@ import numpy as np
 def stratified_split(presence, shares, seed=0):
     """Divides images by iterative stratification.
 
-    Source: Sechidis et al., On the Stratification of Multi-Label Data, 2011, algorithm 1. The images of the class with the fewest left are given out first, each to the part that lacks most of that class.
+    The images of the class with the fewest left are given out first, each to the part that lacks most of that class (Sechidis
+    et al., On the Stratification of Multi-Label Data, 2011, algorithm 1).
 
     Args:
         presence (array): bool [images, classes], which classes an image has.
