@@ -29,6 +29,7 @@ def evaluate(
     precision="fp32",
     amp_level="O1",
     print_detail=True,
+    each=None,
 ):
     """Compares a network's predictions with the labels of a data set; each of several processes takes its share.
 
@@ -40,6 +41,7 @@ def evaluate(
         num_workers (int): processes that read files.
         precision, amp_level: see `paddleseg_psp.engine.precision`.
         print_detail (bool): show a progress bar and log the metrics.
+        each (function|None): called with each image's index, prediction and label, arrays [H, W].
 
     Returns:
         ConfusionMatrix: over all images.
@@ -54,10 +56,13 @@ def evaluate(
     shown = print_detail and distributed.rank() == 0
     options = (aug_eval, scales, flip_horizontal, flip_vertical, is_slide, stride, crop_size)
     with contextlib.closing(samples):
-        for sample in track(samples, len(share), "[EVAL]") if shown else samples:
+        for sample, index in zip(track(samples, len(share), "[EVAL]") if shown else samples, share):
             with autocast(model, precision, amp_level):
                 pred = predict_classes(model, sample["img"], sample["trans_info"], *options)
-            matrix.update(pred, sample["label"].numpy()[0])
+            label = sample["label"].numpy()[0]
+            matrix.update(pred, label)
+            if each:
+                each(index, pred, label)
     matrix.counts = distributed.total(matrix.counts)
     if print_detail:
         log_metrics(matrix, len(dataset), dataset.class_names)

@@ -1,5 +1,15 @@
 from paddleseg_psp.visual.comparison import draw_comparison
+from paddleseg_psp.visual.confusion import draw_confusion_matrix
 from paddleseg_psp.visual.curves import draw_curves
 from paddleseg_psp.visual.masks import color_map, colorize, overlay, save_index_png, viewable
 
-__all__ = ["color_map", "colorize", "draw_comparison", "draw_curves", "overlay", "save_index_png", "viewable"]
+__all__ = [
+    "color_map",
+    "colorize",
+    "draw_comparison",
+    "draw_confusion_matrix",
+    "draw_curves",
+    "overlay",
+    "save_index_png",
+    "viewable",
+]

@@ -1,0 +1,32 @@
+"""A confusion matrix as a picture."""
+
+import numpy as np
+
+
+def draw_confusion_matrix(counts, names, path):
+    """Writes a picture of which class is taken for which: each row is a label's class, in shares of its pixels.
+
+    Args:
+        counts (array): int64 [classes, classes], label by prediction.
+        names (list of str): of the classes.
+        path (str): a PNG file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    counts, total = np.asarray(counts, float), np.sum(counts, axis=1, keepdims=True)
+    shares = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
+    side = 3 + 0.32 * len(names)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="prediction", ylabel="label", xticks=range(len(names)), yticks=range(len(names)))
+    axes.set_xticklabels(names, rotation=90, fontsize=8)
+    axes.set_yticklabels(names, fontsize=8)
+    if len(names) <= 40:  # more would not be legible
+        for row, column in np.argwhere(shares >= 0.005):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=6, color=color)
+    figure.colorbar(shown, ax=axes, shrink=0.6, label="share of the label's pixels")
+    figure.savefig(path, dpi=110, format="png")

@@ -1,0 +1,100 @@
+"""Where is a trained network wrong? Confusion of classes, each class's metrics, and the worst images with their pictures.
+
+python tools/analyse.py --config configs/psanet/psanet_resnet18_demo.yml --model_path output/best_model/model.pdparams \
+    --save_dir output/analysis --worst 8
+
+Writes confusion.csv (pixels, label by prediction) and confusion.png, classes.csv, images.csv (worst first) and worst/<k>.png:
+image, label, prediction, and in white where they differ.
+"""
+
+import csv
+import os
+
+import cv2
+import numpy as np
+
+from paddleseg_psp.cli import arguments
+from paddleseg_psp.cli.device import set_up
+from paddleseg_psp.cli.inputs import LOOKING, looking_options, trained_model
+from paddleseg_psp.cli.run import run
+from paddleseg_psp.config import Config
+from paddleseg_psp.data import CheckedDataset
+from paddleseg_psp.engine import evaluate
+from paddleseg_psp.engine.metrics import ConfusionMatrix
+from paddleseg_psp.files import atomic_path, require_writable
+from paddleseg_psp.visual import color_map, colorize, draw_confusion_matrix, viewable
+
+
+def write_table(path, rows):
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def analyse(args):
+    config = Config(args.config, args.opts)
+    options = looking_options(args)
+    require_writable(args.save_dir)
+    set_up(args.device)
+    dataset = config.build_dataset("val_dataset")
+    model = trained_model(config, args.model_path)
+    images, worst = [], []
+
+    def look(index, pred, label):
+        matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
+        matrix.update(pred, label)
+        images.append((matrix.mean_iou(), matrix.pixel_accuracy(), dataset.file_list[index][0]))
+        worst.append((matrix.pixel_accuracy(), index, pred.astype(np.uint16)))
+        worst.sort(key=lambda item: item[:2])
+        del worst[args.worst :]
+
+    flags = {"aug_eval": args.aug_eval, **options} if args.aug_eval or args.is_slide else {}
+    matrix = evaluate(model, dataset, **{**config.test_options(evaluate), "num_workers": args.num_workers, **flags}, each=look)
+    names = [str(name) for name in getattr(dataset, "CLASS_NAMES", None) or range(dataset.num_classes)]
+    folder = os.path.abspath(args.save_dir)
+    write_table(
+        os.path.join(folder, "confusion.csv"),
+        [["label \\ prediction", *names], *([name, *row] for name, row in zip(names, matrix.counts))],
+    )
+    with atomic_path(os.path.join(folder, "confusion.png")) as path:
+        draw_confusion_matrix(matrix.counts, names, path)
+    columns = [matrix.class_iou(), matrix.class_accuracy(), matrix.class_precision(), matrix.class_dice(), matrix.counts.sum(1)]
+    write_table(
+        os.path.join(folder, "classes.csv"),
+        [["class", "IoU", "accuracy", "precision", "Dice", "pixels"], *zip(names, *columns)],
+    )
+    write_table(
+        os.path.join(folder, "images.csv"), [["mIoU", "pixel accuracy", "image"], *sorted(images, key=lambda row: row[1])]
+    )
+    colors, checked = color_map(config.palette()), CheckedDataset(dataset, hold=False)
+    for place, (_, index, pred) in enumerate(worst, 1):
+        with atomic_path(os.path.join(folder, "worst", f"{place}.png")) as path:
+            cv2.imwrite(path, picture(*checked.read(index), pred, dataset.ignore_index, colors))
+    print(f"Wrong on {1 - matrix.pixel_accuracy():.2%} of the pixels; most of all {_confused(matrix.counts, names)}")
+    print(f"Tables and pictures are in {args.save_dir}")
+
+
+def picture(image, label, pred, ignore_index, colors):
+    """Returns image, label, prediction and their differences side by side, [H, 4 W, 3] uint8 (blue, green, red)."""
+    wrong = np.where((pred != label) & (label != ignore_index), 255, 0).astype(np.uint8)
+    maps = [colorize(values.astype(np.uint8), colors) for values in (label, pred)]
+    return np.concatenate([viewable(image), *maps, viewable(wrong)], axis=1)
+
+
+def _confused(counts, names):
+    wrong = counts - np.diag(np.diag(counts))
+    label, pred = np.unravel_index(wrong.argmax(), wrong.shape)
+    return f"{names[label]} taken for {names[pred]} ({wrong.max() / max(wrong.sum(), 1):.0%} of them)"
+
+
+def main(argv=None):
+    parser = arguments.parser(
+        "Show where a trained network is wrong on the configuration's val_dataset.",
+        "model_path", "save_dir", "num_workers", "aug_eval", *LOOKING,
+        save_dir="./output/analysis",
+    )  # fmt: skip
+    parser.add_argument("--worst", type=int, default=8, help="pictures of the worst images")
+    run(analyse, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()
