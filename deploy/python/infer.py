@@ -9,8 +9,8 @@ import time
 
 import numpy as np
 
-from paddleseg_psp.cli.predict import find_images
 from paddleseg_psp.cli.run import run
+from paddleseg_psp.data.images import find_images, output_names
 from paddleseg_psp.deploy import load_predictor
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path, require_writable
@@ -50,14 +50,14 @@ def infer(args):
     require_writable(args.save_dir)
     predictor = load_predictor(args.config, args.device, args.cpu_threads, args.enable_mkldnn)
     colors, seconds = color_map(predictor.palette), []
+    names = output_names(images, folder)
     for start in range(0, len(images), args.batch_size):
         batch = images[start : start + args.batch_size]
         began = time.perf_counter()
         maps = predictor.predict(batch)
         seconds.append((time.perf_counter() - began) / len(batch))
-        for path, classes in zip(batch, maps):
-            name = os.path.relpath(path, folder) if folder else os.path.basename(path)
-            with atomic_path(os.path.join(args.save_dir, os.path.splitext(name)[0] + ".png")) as target:
+        for name, classes in zip(names[start:], maps):
+            with atomic_path(os.path.join(args.save_dir, f"{name}.png")) as target:
                 save_index_png(target, classes, colors)
     print(f"{len(images)} class maps are in {args.save_dir}")
     if args.benchmark:

@@ -1,12 +1,11 @@
 """`predict.py`: coloured masks for images."""
 
-from paddleseg.utils import get_image_list
-
 from paddleseg_psp.cli import arguments
 from paddleseg_psp.cli.device import set_up
 from paddleseg_psp.cli.inputs import LOOKING, looking_options, trained_model
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.config import Config
+from paddleseg_psp.data.images import find_images
 from paddleseg_psp.engine import predict
 from paddleseg_psp.errors import UserError
 
@@ -36,21 +35,6 @@ def _predict(args):
         palette=_palette(args.custom_color, config),
         **options,
     )
-
-
-def find_images(path):
-    """Returns the images that --image_path means, and the folder they are named from (None for a single image).
-
-    Raises:
-        UserError: no path, nothing there, or no image in it.
-    """
-    if path is None:
-        raise UserError("--image_path is missing: name an image, a folder, or a text file listing images")
-    try:
-        images, folder = get_image_list(path)
-    except (FileNotFoundError, RuntimeError, UnicodeDecodeError) as error:
-        raise UserError(f"--image_path {path}: {error}")
-    return sorted(images), folder
 
 
 def _palette(custom, config):

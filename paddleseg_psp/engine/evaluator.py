@@ -4,11 +4,11 @@ import contextlib
 
 import numpy as np
 import paddle
-from paddleseg.core import infer
 from paddleseg.utils import logger
 
 from paddleseg_psp.data import CheckedDataset, load_batches
 from paddleseg_psp.engine import distributed
+from paddleseg_psp.engine.inference import predict_classes, warn_of_small_masks
 from paddleseg_psp.engine.metrics import ConfusionMatrix
 from paddleseg_psp.engine.precision import autocast
 from paddleseg_psp.progress import track
@@ -36,7 +36,7 @@ def evaluate(
     Args:
         model (Layer): returns a list whose first entry has the logits.
         eval_dataset: a data set of paddleseg or this package, mode "val".
-        aug_eval (bool): average logits over `scales` (float or list) and flips.
+        aug_eval (bool): average probabilities over `scales` (float or list) and flips.
         is_slide (bool): predict windows of crop_size (width, height) at steps of stride (width, height).
         num_workers (int): processes that read files.
         precision, amp_level: see `paddleseg_psp.engine.precision`.
@@ -47,6 +47,7 @@ def evaluate(
         ConfusionMatrix: over all images.
     """
     model.eval()
+    warn_of_small_masks(model)
     distributed.share_buffers(model)
     dataset, matrix = CheckedDataset(eval_dataset), ConfusionMatrix(eval_dataset.num_classes, eval_dataset.ignore_index)
     share = range(distributed.rank(), len(dataset), distributed.world_size())
@@ -67,28 +68,6 @@ def evaluate(
     if print_detail:
         log_metrics(matrix, len(dataset), dataset.class_names)
     return matrix
-
-
-def predict_classes(
-    model,
-    image,
-    trans_info,
-    augment=False,
-    scales=1.0,
-    flip_horizontal=False,
-    flip_vertical=False,
-    is_slide=False,
-    stride=None,
-    crop_size=None,
-):
-    """Returns the classes [H, W] (int32 array) that a network gives an image tensor [1, 3, h, w], at the original size."""
-    windows = {"is_slide": is_slide, "stride": stride, "crop_size": crop_size}
-    if augment:
-        scales = [float(scale) for scale in np.atleast_1d(scales)]
-        pred, _ = infer.aug_inference(model, image, trans_info, scales, flip_horizontal, flip_vertical, **windows)
-    else:
-        pred, _ = infer.inference(model, image, trans_info, **windows)
-    return pred.numpy()[0, 0]
 
 
 def log_metrics(matrix, images, class_names=None):

@@ -9,7 +9,8 @@ from paddleseg.transforms import Compose
 from paddleseg.utils import logger
 
 from paddleseg_psp.data import read_image
-from paddleseg_psp.engine.evaluator import predict_classes
+from paddleseg_psp.data.images import output_names
+from paddleseg_psp.engine.inference import predict_classes
 from paddleseg_psp.files import atomic_path, require_writable
 from paddleseg_psp.progress import track
 from paddleseg_psp.visual import color_map, overlay, save_index_png
@@ -37,7 +38,7 @@ def predict(
         model (Layer): returns a list whose first entry has the logits.
         transforms (list): what images go through, as in evaluation.
         image_list (list of str): paths.
-        image_dir (str|None): predictions keep the images' paths relative to it; None takes the base names.
+        image_dir (str|None): predictions keep the images' paths relative to it; None takes the folder that all share.
         aug_pred, scales, flip_horizontal, flip_vertical, is_slide, stride, crop_size: see `evaluate`.
         palette: a (red, green, blue) colour for each class; None takes PaddleSeg's colours.
     """
@@ -46,7 +47,8 @@ def predict(
     compose, colors = Compose(transforms), color_map(palette)
     overlays, indices = (os.path.join(save_dir, name) for name in ("added_prediction", "pseudo_color_prediction"))
     logger.info("Start to predict...")
-    for path in track(image_list, len(image_list), "[PREDICT]"):
+    names = output_names(image_list, os.path.dirname(image_list[0]) if image_dir is None else image_dir)
+    for path, name in zip(track(image_list, len(image_list), "[PREDICT]"), names):
         image = read_image(path)
         sample = compose({"img": image.astype("float32"), "gt_fields": []})
         pred = predict_classes(
@@ -61,9 +63,9 @@ def predict(
             stride,
             crop_size,
         ).astype(np.uint8)
-        name = os.path.relpath(path, image_dir) if image_dir else os.path.basename(path)
-        with atomic_path(os.path.join(overlays, name)) as target:
+        ending = os.path.splitext(path)[1]
+        with atomic_path(os.path.join(overlays, name if name.endswith(ending) else name + ending)) as target:
             cv2.imwrite(target, overlay(image, pred, colors))
-        with atomic_path(os.path.join(indices, os.path.splitext(name)[0] + ".png")) as target:
+        with atomic_path(os.path.join(indices, f"{name}.png")) as target:
             save_index_png(target, pred, colors)
     logger.info(f"Predicted images are saved in {overlays} and {indices} .")

@@ -8,7 +8,8 @@ import paddle
 
 from paddleseg_psp.data import CheckedDataset
 from paddleseg_psp.engine import distributed
-from paddleseg_psp.engine.evaluator import evaluate, predict_classes
+from paddleseg_psp.engine.evaluator import evaluate
+from paddleseg_psp.engine.inference import predict_classes
 from paddleseg_psp.files import atomic_path
 from paddleseg_psp.visual import color_map, draw_comparison, viewable
 

@@ -98,6 +98,11 @@ class PointWiseSpatialAttention(nn.Layer):
         )
         return reduce, attention
 
+    def full_mask_size(self, size):
+        """Returns the mask (height, width) that would reach everywhere on a feature map of a size (height, width)."""
+        shrunk, _ = self._shrunk_size([int(side) for side in size])
+        return tuple(shrunk) if self.compact else tuple(2 * side - 1 for side in shrunk)
+
     def forward(self, x):
         size = spatial_size(x)
         shrunk, align_corners = self._shrunk_size(size)

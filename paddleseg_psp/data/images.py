@@ -1,0 +1,62 @@
+"""Which images an argument means, and how to call what is made of them."""
+
+import os
+from collections import Counter
+
+from paddleseg_psp.data.paired import read_list
+from paddleseg_psp.errors import UserError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def find_images(path):
+    """Returns the images that --image_path means, sorted, and the folder that they are named from.
+
+    It is one image, a folder, or a text file that lists images, one a line, relative to its own folder; what follows a tab, or
+    a space where the whole line is no file, is left out, so that lists of images and labels do.
+
+    Raises:
+        UserError: no path, nothing there, or no image in it.
+    """
+    if path is None:
+        raise UserError("--image_path is missing: name an image, a folder, or a text file listing images")
+    if os.path.isdir(path):
+        found = [
+            os.path.join(folder, name)
+            for folder, folders, names in os.walk(path)
+            for name in names
+            if name.lower().endswith(ENDINGS) and not name.startswith(".")
+        ]
+    elif path.lower().endswith(ENDINGS):
+        found = [path]
+    elif os.path.isfile(path):
+        found = [_listed(os.path.dirname(path), line) for line in read_list(path)]
+    else:
+        raise UserError(f"--image_path {path}: there is no such file or folder")
+    missing = [image for image in found if not os.path.isfile(image)]
+    if missing:
+        raise UserError(f"--image_path {path}: there is no file {missing[0]}")
+    if not found:
+        raise UserError(f"--image_path {path}: there is no image in it ({', '.join(ENDINGS)})")
+    return sorted(found), path if os.path.isdir(path) else os.path.dirname(path)
+
+
+def _listed(folder, line):
+    whole = os.path.join(folder, line.split("\t")[0].strip())
+    return whole if os.path.isfile(whole) or not line.split() else os.path.join(folder, line.split()[0])
+
+
+def output_names(images, folder):
+    """Returns a name without ending for what is made of each image: its path below the folder.
+
+    Where an image is elsewhere, the folder that all images share is taken instead. Where two differ by their ending alone, they
+    keep it: a.jpg and a.png give a.jpg and a.png, not twice a.
+    """
+    paths = [os.path.abspath(image) for image in images]
+    root = os.path.abspath(folder)
+    if any(os.path.commonpath([root, path]) != root for path in paths):
+        root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    names = [os.path.relpath(path, root) for path in paths]
+    stems = [os.path.splitext(name)[0] for name in names]
+    counts = Counter(stems)
+    return [stem if counts[stem] == 1 else name for stem, name in zip(stems, names)]
