@@ -52,7 +52,8 @@ class CheckedDataset(paddle.io.Dataset):
 
     def __getitem__(self, index):
         image, label = self.read(index) if self._held is None else self._held[index]
-        image = image.astype("float32")
+        if not (self.training and getattr(self.transforms, "takes_bytes", False)):
+            image = image.astype("float32")
         if self.training:
             sample = self.transforms({"img": image, "label": label, "gt_fields": ["label"]})
             return {"img": sample["img"], "label": sample["label"]}

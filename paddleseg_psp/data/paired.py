@@ -3,8 +3,8 @@
 import os
 
 from paddleseg.datasets import Dataset as PaddleSegDataset
-from paddleseg.transforms import Compose
 
+from paddleseg_psp.data.transforms import Pipeline
 from paddleseg_psp.errors import UserError
 
 
@@ -26,7 +26,7 @@ class PairedDataset(PaddleSegDataset):
 
     def __init__(self, pairs, transforms, mode, cache=False):
         self.file_list = [list(pair) for pair in pairs]
-        self.transforms = Compose(transforms, img_channels=self.IMG_CHANNELS)
+        self.transforms = Pipeline(transforms, self.IMG_CHANNELS)
         self.mode = mode
         self.cache, self.held = cache, None
         self.num_classes = self.NUM_CLASSES

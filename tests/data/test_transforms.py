@@ -1,0 +1,115 @@
+import random
+
+import cv2
+import numpy as np
+import paddleseg.transforms as T
+import pytest
+
+from paddleseg_psp.data.transforms import Pipeline, RandomPaddingCrop
+
+COLOUR = [
+    T.RandomHorizontalFlip(),
+    T.RandomDistort(0.4, 0.5, 0.4, 0.5, 0.4),
+    T.Normalize(mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.4]),
+]
+
+
+def sample(height=60, width=80, seed=0):
+    """A smooth image, and a label that divides it where its first channel is half."""
+    noise = np.random.RandomState(seed).randint(0, 255, (6, 8, 3), dtype=np.uint8)
+    image = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    return image, (image[..., 0] > 127).astype(np.uint8)
+
+
+def run(pipeline, image, label, seed):
+    random.seed(seed)
+    np.random.seed(seed)
+    return pipeline({"img": image, "label": label, "gt_fields": ["label"]})
+
+
+@pytest.mark.parametrize("size", [(32, 24), (100, 40), (80, 60), (120, 100)])
+def test_bytes_and_floats_give_the_same(size):
+    """As paddleseg does it, on floats; only the padding of bytes is rounded to 128."""
+    pipeline = Pipeline([RandomPaddingCrop(crop_size=size, im_padding_value=128), *COLOUR])
+    theirs = T.Compose([RandomPaddingCrop(crop_size=size, im_padding_value=128), *COLOUR])
+    assert pipeline.takes_bytes
+    for seed in range(20):
+        own = run(pipeline, *sample(), seed)
+        expected = run(theirs, sample()[0].astype("float32"), sample()[1], seed)
+        assert own["img"].dtype == np.float32 and own["img"].flags.c_contiguous
+        np.testing.assert_array_equal(own["img"], expected["img"])
+        np.testing.assert_array_equal(own["label"], expected["label"])
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.75, 1.0, 1.3, 2.0])
+def test_scaling_and_cropping_in_one_step(factor):
+    """Gives what resizing the whole gives, to interpolation's rounding, wherever the crop is."""
+    scaling, crop = T.ResizeStepScaling(factor, factor), RandomPaddingCrop(crop_size=(24, 20), im_padding_value=0)
+    image, label = sample()
+    whole = cv2.resize(image, (round(80 * factor), round(60 * factor)), interpolation=cv2.INTER_LINEAR).astype(int)
+    for seed in range(10):
+        data = {"img": image, "label": label, "gt_fields": ["label"]}
+        np.random.seed(seed)
+        own = Pipeline([scaling, crop, T.Normalize()]).transforms[0](dict(data))
+        np.random.seed(seed)
+        if factor == 1:
+            offset = [np.random.randint(60 - 20 + 1), np.random.randint(80 - 24 + 1)]
+        else:
+            offset = [np.random.randint(side - part + 1) for side, part in zip(whole.shape, (20, 24))]
+        expected = whole[offset[0] : offset[0] + 20, offset[1] : offset[1] + 24]
+        assert own["img"].shape == (20, 24, 3) and np.abs(own["img"].astype(int) - expected).max() <= 8
+        assert np.abs(own["img"].astype(int) - expected).mean() < 1
+
+
+def test_label_and_image_stay_in_step():
+    """They agree but for the pixels on an edge, and less so if one is moved by a pixel in any direction."""
+    crop = RandomPaddingCrop(crop_size=(40, 40), label_padding_value=0, im_padding_value=0)
+    pipeline = Pipeline([T.ResizeStepScaling(0.5, 2.0, 0.25), crop, T.RandomHorizontalFlip(), T.Normalize()])
+    moves, agreement = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)), np.zeros(5)
+    for seed in range(100):
+        data = run(pipeline, *sample(seed=seed), seed)
+        first = data["img"][2] > 0  # blue comes last
+        agreement += [np.mean(np.roll(first, move, (0, 1))[1:-1, 1:-1] == data["label"][1:-1, 1:-1]) / 100 for move in moves]
+    assert agreement[0] > 0.975 and (agreement[1:] < agreement[0] - 0.01).all(), agreement
+
+
+def test_padding():
+    image, label = sample(10, 12)
+    data = RandomPaddingCrop(crop_size=(20, 16))({"img": image.astype("float32"), "label": label, "gt_fields": ["label"]})
+    np.testing.assert_array_equal(data["img"][:10, :12], image)
+    np.testing.assert_array_equal(data["label"][:10, :12], label)
+    assert (data["img"][10:] == 127.5).all() and (data["img"][:, 12:] == 127.5).all()
+    assert (data["label"][10:] == 255).all() and (data["label"][:, 12:] == 255).all()
+
+
+def test_no_class_takes_more_than_its_share():
+    """Where that can be had; ignored pixels do not count."""
+    label = np.zeros((100, 100), np.uint8)
+    label[:, 60:] = 1
+    label[:20] = 255
+    image = np.repeat(label[..., np.newaxis], 3, axis=2)
+    crop, seen = RandomPaddingCrop(crop_size=(20, 20), category_max_ratio=0.75, loop_times=200), []
+    for seed in range(100):
+        np.random.seed(seed)
+        data = crop({"img": image, "label": label, "gt_fields": ["label"]})
+        np.testing.assert_array_equal(data["img"][..., 0], data["label"])
+        counts = np.bincount(data["label"][data["label"] != 255], minlength=2)
+        seen.append(counts.max() / counts.sum())
+    assert max(seen) < 0.75
+    np.random.seed(0)
+    data = RandomPaddingCrop(crop_size=(20, 20), category_max_ratio=0.75)(
+        {"img": image[:, :50], "label": label[:, :50], "gt_fields": ["label"]}
+    )
+    assert data["label"].shape == (20, 20)  # one class only: the last attempt is taken
+
+
+def test_transforms_that_need_floats_get_them():
+    assert not Pipeline([RandomPaddingCrop(), T.RandomNoise(), T.Normalize()]).takes_bytes
+    assert not Pipeline([T.Normalize()]).takes_bytes and not Pipeline([]).takes_bytes
+    assert not Pipeline([RandomPaddingCrop(), T.Normalize()], img_channels=1).takes_bytes
+
+
+@pytest.mark.parametrize("options", [{"crop_size": (0, 5)}, {"crop_size": (5,)}, {"category_max_ratio": 0}, {"loop_times": 0}])
+def test_crops_that_make_no_sense(options):
+    with pytest.raises(ValueError):
+        RandomPaddingCrop(**options)
