@@ -21,17 +21,17 @@ import paddleseg.datasets
 import paddleseg.transforms as T
 
 from paddleseg_psp.data import CheckedDataset, Cityscapes, SeededDataset, TrainingSampler, load_batches
-from paddleseg_psp.data.transforms import RandomPaddingCrop
+from paddleseg_psp.data.transforms import RandomDistort, RandomPaddingCrop
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def transforms(crop, size):
+def transforms(crop, distort, size):
     return [
         T.ResizeStepScaling(0.5, 2.0, 0.25),
         crop(crop_size=size),
         T.RandomHorizontalFlip(),
-        T.RandomDistort(brightness_range=0.4, contrast_range=0.4, saturation_range=0.4),
+        distort(brightness_range=0.4, contrast_range=0.4, saturation_range=0.4),
         T.Normalize(),
     ]
 
@@ -66,8 +66,10 @@ def main():
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         make_data(folder, args.images, args.size)
-        own = SeededDataset(CheckedDataset(Cityscapes(transforms(RandomPaddingCrop, args.crop), folder)))
-        theirs = paddleseg.datasets.Cityscapes(transforms(T.RandomPaddingCrop, args.crop), folder, mode="train")
+        own = SeededDataset(CheckedDataset(Cityscapes(transforms(RandomPaddingCrop, RandomDistort, args.crop), folder)))
+        theirs = paddleseg.datasets.Cityscapes(
+            transforms(T.RandomPaddingCrop, T.RandomDistort, args.crop), folder, mode="train"
+        )
         results = {"this package": [], "paddleseg": []}
         for turn in range(args.rounds):
             results["this package"].append(

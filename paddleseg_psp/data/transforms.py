@@ -3,6 +3,8 @@
 Images are scaled and cropped in one step, of which only the crop is computed; they stay bytes until they are normalized.
 """
 
+import random
+
 import cv2
 import numpy as np
 from paddleseg import transforms as T
@@ -80,6 +82,61 @@ class RandomPaddingCrop:
         if channels <= 4:
             return cv2.copyMakeBorder(cut, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(value,) * channels)
         return np.pad(cut, ((0, below), (0, right), (0, 0)), constant_values=value)
+
+
+@register
+class RandomDistort(T.RandomDistort):
+    """paddleseg's changes of brightness, contrast, saturation, hue and sharpness in random order, on bytes by OpenCV.
+
+    Arguments as there. From the same random numbers it makes the same picture, to rounding.
+    """
+
+    def __call__(self, data):
+        image = data["img"]
+        if image.dtype != np.uint8 or image.ndim != 3:
+            return super().__call__(data)
+        names = ["brightness", "contrast", "saturation", "sharpness", "hue"]
+        random.shuffle(names)
+        for name in names:
+            if np.random.uniform(0, 1) < getattr(self, f"{name}_prob"):
+                reach, middle = getattr(self, f"{name}_range"), 0 if name == "hue" else 1
+                image = _DISTORTIONS[name](image, np.random.uniform(middle - reach, middle + reach))
+        return {**data, "img": image}
+
+
+def _brightness(image, factor):
+    return cv2.LUT(image, np.clip(np.arange(256) * factor, 0, 255).astype(np.uint8))
+
+
+def _contrast(image, factor):
+    mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
+    return cv2.LUT(image, np.clip(mean + (np.arange(256) - mean) * factor, 0, 255).astype(np.uint8))
+
+
+def _saturation(image, factor):
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(image, factor, grey, 1 - factor, 0)
+
+
+def _sharpness(image, factor):
+    kernel = np.ones((3, 3), np.float32)
+    kernel[1, 1] = 5
+    return cv2.addWeighted(image, factor, cv2.filter2D(image, -1, kernel / 13), 1 - factor, 0)
+
+
+def _hue(image, shift):
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    hsv[..., 0] += np.uint8(int(shift) % 256)  # wraps around, as hues do
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+_DISTORTIONS = {
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "saturation": _saturation,
+    "sharpness": _sharpness,
+    "hue": _hue,
+}
 
 
 class _ScaledCrop:

@@ -5,7 +5,7 @@ import numpy as np
 import paddleseg.transforms as T
 import pytest
 
-from paddleseg_psp.data.transforms import Pipeline, RandomPaddingCrop
+from paddleseg_psp.data.transforms import Pipeline, RandomDistort, RandomPaddingCrop
 
 COLOUR = [
     T.RandomHorizontalFlip(),
@@ -39,6 +39,42 @@ def test_bytes_and_floats_give_the_same(size):
         assert own["img"].dtype == np.float32 and own["img"].flags.c_contiguous
         np.testing.assert_array_equal(own["img"], expected["img"])
         np.testing.assert_array_equal(own["label"], expected["label"])
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue", "sharpness", "all"])
+def test_distortions_are_those_of_paddleseg(name):
+    """From the same random numbers, to rounding.
+
+    That is a level or two, but two steps of a hue's byte (6 levels each), which spans 255 steps in Pillow and 256 in OpenCV.
+    Pillow leaves the border as it is where it sharpens.
+    """
+    names = ["brightness", "contrast", "saturation", "hue", "sharpness"]
+    options = {f"{item}_prob": float(name in (item, "all")) for item in names}
+    errors, changes = [], []
+    for seed in range(20):
+        image = cv2.add(sample(seed=seed)[0], np.random.RandomState(seed).randint(0, 40, (60, 80, 3), dtype=np.uint8))
+        random.seed(seed)
+        np.random.seed(seed)
+        own = RandomDistort(**options)({"img": image})["img"]
+        random.seed(seed)
+        np.random.seed(seed)
+        expected = T.RandomDistort(**options)({"img": image.astype("float32")})["img"]
+        assert own.dtype == np.uint8
+        changes.append(np.abs(own.astype(float) - image).mean())
+        errors.append(np.abs(own.astype(float) - expected)[1:-1, 1:-1])
+    assert np.mean(errors) < (2 if name in ("hue", "all") else 1)
+    assert np.quantile(errors, 0.999) <= (14 if name in ("hue", "all") else 2)
+    assert np.mean(changes) > 2 * np.mean(errors)
+
+
+def test_distortions_leave_floats_to_paddleseg():
+    image = sample()[0].astype("float32")
+    results = []
+    for transform in (RandomDistort(), T.RandomDistort()):
+        random.seed(1)
+        np.random.seed(1)
+        results.append(transform({"img": image})["img"])
+    np.testing.assert_array_equal(*results)
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.75, 1.0, 1.3, 2.0])
