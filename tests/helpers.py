@@ -1,5 +1,6 @@
 """What several tests use."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -61,6 +62,26 @@ def run_python(arguments, **options):
     return subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=ROOT, **options
     )
+
+
+def run_tool(path, arguments, capture):
+    """Runs a script's main() in this process, and returns its exit code and what it printed, as `run_python` does.
+
+    Args:
+        path (str): of the script in the repository.
+        capture: pytest's capfd.
+    """
+    name = os.path.splitext(os.path.basename(path))[0]
+    spec = importlib.util.spec_from_file_location(name, os.path.join(ROOT, path))
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where processes look for its functions
+    spec.loader.exec_module(module)
+    capture.readouterr()
+    try:
+        module.main([*map(str, arguments)])
+        code = 0
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    return subprocess.CompletedProcess(path, code, *capture.readouterr())
 
 
 TINY = "model.backbone={'type': 'TinyBackbone'}"  # for --opts, in this process

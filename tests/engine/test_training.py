@@ -53,7 +53,7 @@ def test_loss_falls_on_a_single_batch(write_config, tmp_path, capsys):
 
 
 def test_best_model_is_the_one_evaluated(write_config, tmp_path):
-    config = Config(write_config())
+    config = Config(write_config(), [TINY])
     best, _ = run_training(config, tmp_path / "out")
     model = config.build_model()
     model.set_state_dict(read_weights(str(tmp_path / "out" / "best_model" / "model.pdparams")))
@@ -62,7 +62,7 @@ def test_best_model_is_the_one_evaluated(write_config, tmp_path):
 
 
 def test_resumed_training_goes_on_from_the_checkpoint(write_config, tmp_path, capsys):
-    config = Config(write_config())
+    config = Config(write_config(), [TINY])
     run_training(config, tmp_path / "whole")
     _, resumed = run_training(config, tmp_path / "resumed", resume_model=str(tmp_path / "whole" / "iter_2"))
     assert [int(i) for i, _ in re.findall(TRAIN_LINE, capsys.readouterr().out)] == [1, 2, 3, 4, 3, 4]
@@ -74,7 +74,7 @@ def test_resumed_training_goes_on_from_the_checkpoint(write_config, tmp_path, ca
 
 
 def test_resumed_training_keeps_the_best_so_far(write_config, tmp_path):
-    config = Config(write_config())
+    config = Config(write_config(), [TINY])
     run_training(config, tmp_path / "out")
     folder = tmp_path / "out" / "iter_2"
     state = json.loads((folder / "state.json").read_text())
@@ -87,7 +87,7 @@ def test_resumed_training_keeps_the_best_so_far(write_config, tmp_path):
 
 
 def test_resuming_a_finished_run_does_nothing(write_config, tmp_path, capsys):
-    config = Config(write_config())
+    config = Config(write_config(), [TINY])
     run_training(config, tmp_path / "out")
     capsys.readouterr()
     run_training(config, tmp_path / "out", resume_model=str(tmp_path / "out" / "iter_4"))
@@ -95,7 +95,9 @@ def test_resuming_a_finished_run_does_nothing(write_config, tmp_path, capsys):
 
 
 def test_old_checkpoints_go(write_config, tmp_path):
-    run_training(Config(write_config(iters=5)), tmp_path / "out", with_evaluation=False, save_interval=1, keep_checkpoint_max=2)
+    run_training(
+        Config(write_config(iters=5), [TINY]), tmp_path / "out", with_evaluation=False, save_interval=1, keep_checkpoint_max=2
+    )
     assert sorted(name for name in os.listdir(tmp_path / "out") if name.startswith("iter")) == ["iter_4", "iter_5"]
 
 

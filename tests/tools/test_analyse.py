@@ -4,7 +4,7 @@ import re
 import cv2
 import numpy as np
 import yaml
-from helpers import run_python
+from helpers import run_tool
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
@@ -16,12 +16,11 @@ def rows(path):
         return list(csv.reader(file))
 
 
-def test_tables_and_pictures(trained, tmp_path):
+def test_tables_and_pictures(trained, tmp_path, capfd):
     """Equal what scikit-learn counts in the predictions of predict.py."""
     config, weights, training = trained
     out = tmp_path / "analysis"
     command = [
-        "tools/analyse.py",
         "--config",
         config,
         "--model_path",
@@ -33,7 +32,7 @@ def test_tables_and_pictures(trained, tmp_path):
         "--device",
         "cpu",
     ]
-    process = run_python(command)
+    process = run_tool("tools/analyse.py", command, capfd)
     assert process.returncode == 0, process.stderr
     root = yaml.safe_load(open(config))["val_dataset"]["dataset_root"]
     arguments = ["--config", config, "--model_path", weights, "--image_path", f"{root}/leftImg8bit/val", "--device", "cpu"]

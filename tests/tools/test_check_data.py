@@ -1,13 +1,10 @@
 """Defects planted in a data set: each is found, with its file."""
 
-import importlib.util
-import os
-
 import numpy as np
 import pytest
 import yaml
 from conftest import tiny_config
-from helpers import ROOT, run_python
+from helpers import run_python, run_tool
 from PIL import Image
 
 COUNT = 4  # images of each split
@@ -29,14 +26,10 @@ def data(tmp_path):
 @pytest.fixture
 def check(data, capfd):
     """Returns a function that runs check_data and returns its exit code and what it prints."""
-    spec = importlib.util.spec_from_file_location("check_data", os.path.join(ROOT, "tools", "check_data.py"))
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
 
     def check(*options, **changes):
-        with pytest.raises(SystemExit) as caught:
-            tool.main([*_arguments(data, **changes), *map(str, options)])
-        return int(caught.value.code), "".join(capfd.readouterr())
+        process = run_tool("tools/check_data.py", [*_arguments(data, **changes), *options], capfd)
+        return process.returncode, process.stdout + process.stderr
 
     return check
 

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import ROOT, run_python
+from helpers import ROOT, run_tool
 from PIL import Image
 from scipy.io import savemat
 
@@ -31,8 +31,10 @@ def snapshot(folder):
     return {path: (open(path, "rb").read(), os.stat(path).st_mtime_ns) for path in paths}
 
 
-def tool(name, *arguments):
-    return run_python([f"tools/data/{name}.py", *arguments])
+@pytest.fixture
+def tool(capfd):
+    """Returns a function that runs a script of tools/data."""
+    return lambda name, *arguments: run_tool(f"tools/data/{name}.py", arguments, capfd)
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def cityscapes(tmp_path):
     return root, ids, path
 
 
-def test_cityscapes(cityscapes):
+def test_cityscapes(cityscapes, tool):
     root, ids, _ = cityscapes
     process = tool("convert_cityscapes", "--cityscapes_path", root, "--num_workers", "2")
     assert process.returncode == 0, process.stderr
@@ -75,7 +77,7 @@ def test_cityscapes(cityscapes):
     assert snapshot(root) == before
 
 
-def test_cityscapes_with_broken_files(cityscapes, tmp_path):
+def test_cityscapes_with_broken_files(cityscapes, tmp_path, tool):
     root, _, polygons = cityscapes
     content = polygons.read_text()
     for broken in (content[:50], content.replace('"road"', '"raod"')):
@@ -126,7 +128,7 @@ def voc(tmp_path):
     return devkit, names, labels
 
 
-def test_voc_with_sbd(voc):
+def test_voc_with_sbd(voc, tool):
     devkit, names, labels = voc
     process = tool("voc_aug", devkit, devkit / "VOCaug", "--nproc", "2")
     assert process.returncode == 0, process.stderr
@@ -151,7 +153,7 @@ def test_voc_with_sbd(voc):
     assert all(after[path] == before[path] for path in before if path.endswith(".png"))
 
 
-def test_voc_that_is_not_whole(voc):
+def test_voc_that_is_not_whole(voc, tool):
     devkit, names, _ = voc
     os.remove(devkit / "VOCaug" / "dataset" / "cls" / f"{names[4]}.mat")
     process = tool("voc_aug", devkit)
@@ -161,7 +163,7 @@ def test_voc_that_is_not_whole(voc):
         PascalVOC([], str(devkit), "trainaug")
 
 
-def test_an_interrupted_preparation_goes_on(voc):
+def test_an_interrupted_preparation_goes_on(voc, tool):
     """Killed at any time, it leaves whole files only, and ends like one that was not killed."""
     devkit, names, labels = voc
     folder = devkit / "VOC2012" / "SegmentationClassAug"

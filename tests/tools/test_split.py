@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers import run_python
+from helpers import run_tool
 from PIL import Image
 
 from paddleseg_psp.data import Dataset
@@ -33,7 +33,7 @@ def test_images_without_any_class():
     assert sorted(np.bincount(parts)) == [5, 5]
 
 
-def test_lists(tmp_path):
+def test_lists(tmp_path, capfd):
     numbers = np.random.RandomState(0)
     for index in range(10):
         for folder, ending, shape in (("my images", ".jpg", (8, 8, 3)), ("labels", "_mask.png", (8, 8))):
@@ -41,25 +41,16 @@ def test_lists(tmp_path):
             values = numbers.randint(0, 2, shape, dtype=np.uint8)
             Image.fromarray(values).save(tmp_path / folder / "straße" / f"{index}{ending}")
     Image.fromarray(values).save(tmp_path / "labels" / "alone_mask.png")
-    command = [
-        "tools/data/split_dataset_list.py",
-        tmp_path,
-        "my images",
-        "labels",
-        "--num_classes",
-        "2",
-        "--postfix",
-        "",
-        "_mask",
-    ]
-    process = run_python(command)
+    script = "tools/data/split_dataset_list.py"
+    command = [tmp_path, "my images", "labels", "--num_classes", "2", "--postfix", "", "_mask"]
+    process = run_tool(script, command, capfd)
     assert process.returncode == 0, process.stderr
     assert "1 labels without an image are left out, e.g. alone" in process.stdout
     lists = [(tmp_path / f"{name}.txt").read_text(encoding="utf-8").splitlines() for name in ("train", "val")]
     assert [len(lines) for lines in lists] == [8, 2] and len({*lists[0], *lists[1]}) == 10
     dataset = Dataset([], str(tmp_path), 2, train_path=str(tmp_path / "train.txt"))
     assert all(image.endswith(".jpg") and label.endswith("_mask.png") for image, label in dataset.file_list)
-    run_python([*command, "--seed", "1"])
+    run_tool(script, [*command, "--seed", "1"], capfd)
     assert (tmp_path / "train.txt").read_text(encoding="utf-8").splitlines() != lists[0]
-    process = run_python([*command[:-2], "", "_gone"])
+    process = run_tool(script, [*command[:-2], "", "_gone"], capfd)
     assert process.returncode == 1 and "--postfix" in process.stderr.strip().splitlines()[-1]

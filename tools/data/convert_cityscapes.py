@@ -58,12 +58,12 @@ def sources(folder):
     return [(source, target) for target, source in sorted(found.items())]
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description="Make Cityscapes' labelTrainIds files.")
     parser.add_argument("--cityscapes_path", default="data/cityscapes", help="the folder with gtFine")
     parser.add_argument("--num_workers", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    run(convert, parser.parse_args())
+    run(convert, parser.parse_args(argv))
 
 
 def convert(args):

@@ -59,7 +59,7 @@ def split(args):
             logger.warning(f"{len(left_over)} {kind} are left out, e.g. {sorted(left_over)[0]}")
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description="Divide a folder of images and labels into lists.")
     parser.add_argument("dataset_root")
     parser.add_argument("images_dir_name", help="folder of the images in dataset_root")
@@ -71,7 +71,7 @@ def main():
     parser.add_argument("--postfix", nargs=2, default=["", ""], help="what names of images and labels end in before that")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    run(split, parser.parse_args())
+    run(split, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -37,13 +37,13 @@ def names(folder, *lists):
     return {name.strip() for item in lists for name in read_list(os.path.join(folder, f"{item}.txt"))}
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description="Join SBD's labels to PASCAL VOC 2012.")
     parser.add_argument("devkit_path", nargs="?", default="data/VOCdevkit", help="the folder with VOC2012")
     parser.add_argument("aug_path", nargs="?", help="the folder with SBD's dataset/ (default: <devkit_path>/VOCaug)")
     parser.add_argument("--nproc", "--num_workers", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    run(join, parser.parse_args())
+    run(join, parser.parse_args(argv))
 
 
 def join(args):
