@@ -32,6 +32,6 @@ def draw_curves(runs, path):
                 axes.plot(x, y, color=style["color"], alpha=0.25)
                 x, y = x[window - 1 :], np.convolve(y, np.full(window, 1 / window), "valid")
             axes.plot(x, y, label=name, **style)
-        if len(runs) > 1:
+        if len(runs) > 1 and axes.lines:
             axes.legend()
     figure.savefig(path, dpi=100, format="png")
