@@ -3,8 +3,8 @@
 python benchmarks/data.py [--size 2048 1024] [--crop 1024 512] [--images 8] [--rounds 3] [--workers 1 2]
 
 Painted scenes of Cityscapes' size with camera-like noise, the transforms of configs/_base_/cityscapes.yml. paddleseg reads the
-same files through its own data set and transforms. Both in one process, in turns, with one thread of OpenCV; then ours by
-reading processes.
+same files through its own data set and transforms, and so does mmsegmentation, if installed, without normalizing, which it
+leaves to the device. All in one process, in turns, with one thread of OpenCV; then ours by reading processes.
 """
 
 import argparse
@@ -36,6 +36,28 @@ def transforms(crop, distort, size):
     ]
 
 
+def mmsegmentation(folder, size, crop):
+    """Returns mmsegmentation's data set with the recipe of its Cityscapes configurations, or None."""
+    try:
+        from mmseg.datasets import CityscapesDataset
+        from mmseg.utils import register_all_modules
+    except ImportError as error:
+        print(f"mmsegmentation is left out: {error}")
+        return None
+    register_all_modules()
+    steps = [
+        {"type": "LoadImageFromFile"},
+        {"type": "LoadAnnotations"},
+        {"type": "RandomResize", "scale": tuple(size), "ratio_range": (0.5, 2.0), "keep_ratio": True},
+        {"type": "RandomCrop", "crop_size": tuple(crop[::-1]), "cat_max_ratio": 1.0},
+        {"type": "RandomFlip", "prob": 0.5},
+        {"type": "PhotoMetricDistortion"},
+        {"type": "PackSegInputs"},
+    ]
+    prefix = {"img_path": "leftImg8bit/train", "seg_map_path": "gtFine/train"}
+    return CityscapesDataset(data_root=folder, data_prefix=prefix, pipeline=steps)
+
+
 def make_data(folder, images, size):
     """Paints scenes and adds noise, without which PNG files would be small and read too fast."""
     command = [sys.executable, "tools/make_demo_data.py", "--save_dir", folder, "--train", images, "--val", 1, "--size", *size]
@@ -51,7 +73,7 @@ def seconds_each(dataset, keys):
     begun = time.perf_counter()
     for key in keys:
         sample = dataset[key]
-        np.ascontiguousarray(sample["img"])  # as making a batch does
+        np.ascontiguousarray(sample["img"] if "img" in sample else sample["inputs"])  # as making a batch does
     return (time.perf_counter() - begun) / len(keys)
 
 
@@ -70,19 +92,20 @@ def main():
         theirs = paddleseg.datasets.Cityscapes(
             transforms(T.RandomPaddingCrop, T.RandomDistort, args.crop), folder, mode="train"
         )
-        results = {"this package": [], "paddleseg": []}
+        others = {"paddleseg": theirs, "mmsegmentation": mmsegmentation(folder, args.size, args.crop)}
+        others = {name: dataset for name, dataset in others.items() if dataset is not None}
+        results = {name: [] for name in ("this package", *others)}
         for turn in range(args.rounds):
-            results["this package"].append(
-                seconds_each(own, [(index, turn * args.images + index) for index in range(args.images)])
-            )
-            np.random.seed(turn)
-            results["paddleseg"].append(seconds_each(theirs, range(args.images)))
+            keys = [(index, turn * args.images + index) for index in range(args.images)]
+            results["this package"].append(seconds_each(own, keys))
+            for name, dataset in others.items():
+                np.random.seed(turn)
+                results[name].append(seconds_each(dataset, range(args.images)))
         size, crop = ("x".join(map(str, value)) for value in (args.size, args.crop))
         print(f"{size} PNG, crop {crop}, one process, images a second (median of {args.rounds} rounds):")
         rates = {name: 1 / np.median(values) for name, values in results.items()}
         for name, rate in rates.items():
-            print(f"  {name:<14} {rate:6.1f}")
-        print(f"ratio {rates['this package'] / rates['paddleseg']:.2f}")
+            print(f"  {name:<14} {rate:6.1f}   {rates['this package'] / rate:.2f} times as many here")
         path, label = own.dataset.file_list[0]
         decode = min(_timed(lambda: (cv2.imread(path), own.dataset.read_label(0))) for _ in range(5))
         print(f"decoding and checking alone allow {1 / decode:.1f} images a second")

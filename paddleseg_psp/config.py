@@ -188,6 +188,14 @@ class Config:
         """Returns the (red, green, blue) colour of each class, or None where the data set names none."""
         return self._dataset_constant("palette", "PALETTE")
 
+    def class_names(self):
+        """Returns the name of each class, or None where the data set names none."""
+        return self._dataset_constant("class_names", "CLASS_NAMES")
+
+    def img_channels(self):
+        """Returns how many channels images have."""
+        return self._dataset_constant("img_channels", "IMG_CHANNELS") or 3
+
     def build_dataset(self, key):
         """Returns the data set under the key `train_dataset` or `val_dataset`."""
         if key not in self.data:

@@ -3,9 +3,11 @@ import os
 
 import paddle
 import pytest
+import yaml
 from helpers import ROOT
 
 from paddleseg_psp.config import Config, apply_overrides, read_yaml, resolve_path
+from paddleseg_psp.data.transforms import Pipeline
 from paddleseg_psp.engine import evaluate
 from paddleseg_psp.errors import UserError
 
@@ -184,3 +186,15 @@ def test_every_configuration_builds(path):
     losses = config.build_losses()
     config.build_optimizer(model, config.build_scheduler())
     assert len(losses) == 2
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "pascal_voc12", "pascal_voc12aug", "ade20k"])
+def test_configurations_of_the_data_sets(name, tmp_path):
+    """But for the data sets themselves, which need their files."""
+    bases = [f"{ROOT}/configs/_base_/{name}.yml", f"{ROOT}/configs/_base_/schedule_demo.yml"]
+    network = {"type": "PSPNet", "backbone": {"type": "ResNet18_vd"}}
+    (tmp_path / "own.yml").write_text(yaml.safe_dump({"_base_": bases, "model": network}))
+    config = Config(str(tmp_path / "own.yml"))
+    assert Pipeline(config.build_transforms("train_dataset")).takes_bytes
+    assert len(config.build_transforms()) == 1
+    assert len(config.class_names()) == len(config.palette()) == config.build_model().head.conv.weight.shape[0]

@@ -52,6 +52,7 @@ _ARGUMENTS = {
     "stride": {**_SIZE, "help": "step of the window, width then height"},
     "image_path": {"help": "an image, a folder, or a text file listing images"},
     "custom_color": {"nargs": "+", "type": int, "help": "red, green, blue of the first class, the second, …"},
+    "save_ids": {"action": "store_true", "help": "write class_ids/ too: grey PNGs whose pixels are the class indices"},
     # export
     "input_shape": {
         "nargs": "+",

@@ -13,7 +13,7 @@ from paddleseg_psp.errors import UserError
 def main(argv=None):
     parser = arguments.parser(
         "Write overlays and coloured masks for images.",
-        "model_path", "image_path", "save_dir", "aug_pred", "custom_color", *LOOKING,
+        "model_path", "image_path", "save_dir", "aug_pred", "custom_color", "save_ids", *LOOKING,
         save_dir="./output/result",
     )  # fmt: skip
     run(_predict, parser.parse_args(argv))
@@ -33,6 +33,9 @@ def _predict(args):
         args.save_dir,
         aug_pred=args.aug_pred,
         palette=_palette(args.custom_color, config),
+        class_names=config.class_names(),
+        img_channels=config.img_channels(),
+        save_ids=args.save_ids,
         **options,
     )
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from paddleseg_psp.errors import UserError
 
+Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV; Pillow's own limit refuses the labels of aerial images
 _FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}
 
 

@@ -27,7 +27,7 @@ def find_images(path):
             for name in names
             if name.lower().endswith(ENDINGS) and not name.startswith(".")
         ]
-    elif path.lower().endswith(ENDINGS):
+    elif path.lower().endswith((*ENDINGS, ".npy")):
         found = [path]
     elif os.path.isfile(path):
         found = [_listed(os.path.dirname(path), line) for line in read_list(path)]

@@ -1,6 +1,7 @@
 """Transforms of training that paddleseg lacks or has wrong, and its others in less time.
 
-Images are scaled and cropped in one step, of which only the crop is computed; they stay bytes until they are normalized.
+Images are scaled, rotated and cropped in one step, of which only the crop is computed; they stay bytes until they are
+normalized.
 """
 
 import random
@@ -12,9 +13,6 @@ from paddleseg.transforms import functional
 
 from paddleseg_psp.registry import register
 
-# Transforms of paddleseg that do the same on bytes as on floats.
-_TAKE_BYTES = (T.RandomHorizontalFlip, T.RandomVerticalFlip, T.RandomDistort, T.RandomBlur)
-
 
 @register
 class RandomPaddingCrop:
@@ -24,7 +22,8 @@ class RandomPaddingCrop:
 
     Args:
         crop_size: (width, height).
-        im_padding_value, label_padding_value: of the padding.
+        im_padding_value: of the padding; one number, or one for each channel (red, green, blue).
+        label_padding_value (int): of the padding.
         category_max_ratio (float): crops again, up to loop_times, where one class has this share of the pixels or more.
         ignore_index (int): the label value that does not count.
         loop_times (int): attempts.
@@ -50,38 +49,115 @@ class RandomPaddingCrop:
     def __call__(self, data):
         return self.scaled(data, data["img"].shape[:2])
 
-    def scaled(self, data, size):
-        """Crops as if everything had been scaled to a size (height, width) before."""
+    def scaled(self, data, size, angle=0.0):
+        """Crops as if everything had been scaled to a size (height, width), then rotated by an angle in degrees, before."""
         label = data.get("label")
         for _ in range(self.loop_times):
             offset = [np.random.randint(max(whole - crop, 0) + 1) for whole, crop in zip(size, self.crop_size)]
-            if self.category_max_ratio == 1 or label is None or self._is_mixed(self._cut(label, size, offset, True)):
+            if self.category_max_ratio == 1 or label is None or self._is_mixed(self._cut(label, size, angle, offset, True)):
                 break
-        fields = {key: self._cut(data[key], size, offset, True) for key in data.get("gt_fields", [])}
-        return {**data, "img": self._cut(data["img"], size, offset, False), **fields}
+        fields = {key: self._cut(data[key], size, angle, offset, True) for key in data.get("gt_fields", [])}
+        return {**data, "img": self._cut(data["img"], size, angle, offset, False), **fields}
 
     def _is_mixed(self, label):
         counts = np.bincount(label[label != self.ignore_index].ravel())
         return np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < self.category_max_ratio
 
-    def _cut(self, array, size, offset, is_label):
-        """Returns the crop at an offset (row, column) of an array scaled to a size."""
+    def _cut(self, array, size, angle, offset, is_label):
+        """Returns the crop at an offset (row, column) of an array scaled to a size and rotated."""
         height, width = (min(crop, whole) for crop, whole in zip(self.crop_size, size))
-        if array.shape[:2] == tuple(size):
+        value = self.label_padding_value if is_label else self.im_padding_value
+        if array.shape[:2] == tuple(size) and not angle:
             cut = array[offset[0] : offset[0] + height, offset[1] : offset[1] + width]
-        else:  # the centre of pixel i is at i + 0.5 in both, as cv2.resize has it
+        else:
+            # from the crop's pixels to the array's; the centre of pixel i is at i + 0.5 in both, as cv2.resize has it
             step_y, step_x = (own / whole for own, whole in zip(array.shape, size))
-            matrix = np.array([[step_x, 0, (offset[1] + 0.5) * step_x - 0.5], [0, step_y, (offset[0] + 0.5) * step_y - 0.5]])
-            flags = cv2.WARP_INVERSE_MAP | (cv2.INTER_NEAREST if is_label else cv2.INTER_LINEAR)
-            cut = cv2.warpAffine(array, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            scaling = np.array([[step_x, 0, step_x / 2 - 0.5], [0, step_y, step_y / 2 - 0.5]])
+            shift = np.array([[1, 0, offset[1]], [0, 1, offset[0]], [0, 0, 1]])
+            cut = _warp(array, scaling @ _rotation(size, -angle) @ shift, (width, height), is_label, value if angle else None)
         if cut.shape[:2] == self.crop_size:
             return cut
-        value = self.label_padding_value if is_label else self.im_padding_value
-        channels = 1 if cut.ndim == 2 else cut.shape[2]
-        below, right = (crop - own for crop, own in zip(self.crop_size, cut.shape))
-        if channels <= 4:
-            return cv2.copyMakeBorder(cut, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(value,) * channels)
-        return np.pad(cut, ((0, below), (0, right), (0, 0)), constant_values=value)
+        padded = np.empty((*self.crop_size, *cut.shape[2:]), cut.dtype)
+        padded[...] = np.rint(value) if cut.dtype == np.uint8 else value
+        padded[: cut.shape[0], : cut.shape[1]] = cut
+        return padded
+
+
+def _rotation(size, angle):
+    """Returns the matrix [3, 3] that turns an image of a size (height, width) about its centre, as semseg has it."""
+    return np.vstack([cv2.getRotationMatrix2D((size[1] / 2, size[0] / 2), angle, 1), [0, 0, 1]])
+
+
+def _warp(array, matrix, size, is_label, fill=None):
+    """Returns an array of a size (width, height) whose pixel p is at matrix @ p in another.
+
+    What lies outside is `fill`, a number or one for each channel, or, for None, the other's nearest pixel.
+    """
+    flags = cv2.WARP_INVERSE_MAP | (cv2.INTER_NEAREST if is_label else cv2.INTER_LINEAR)
+    if fill is None:
+        return cv2.warpAffine(array, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    if array.ndim == 2:
+        return cv2.warpAffine(array, matrix, size, flags=flags, borderValue=fill)
+    fills = np.broadcast_to(fill, array.shape[2]).tolist()
+    if len(fills) <= 4:
+        return cv2.warpAffine(array, matrix, size, flags=flags, borderValue=fills).reshape(*size[::-1], len(fills))
+    planes = [cv2.warpAffine(array[..., i], matrix, size, flags=flags, borderValue=fills[i]) for i in range(len(fills))]
+    return np.stack(planes, axis=2)
+
+
+@register
+class RandomRotate:
+    """Rotates an image and its label about their centre; their size stays, as in semseg and mmsegmentation.
+
+    paddleseg's RandomRotation always rotates, and enlarges them.
+
+    Args:
+        prob (float): how often.
+        max_rotation (float): the largest angle, in degrees, either way.
+        im_padding_value: of what comes in at the corners; one number, or one for each channel (red, green, blue).
+        label_padding_value (int): of the label there.
+    """
+
+    def __init__(self, prob=0.5, max_rotation=10, im_padding_value=127.5, label_padding_value=255):
+        if not 0 <= prob <= 1 or not 0 < max_rotation <= 180:
+            raise ValueError("prob must be from 0 to 1, and max_rotation above 0 and at most 180 degrees")
+        self.prob, self.max_rotation = prob, max_rotation
+        self.im_padding_value, self.label_padding_value = im_padding_value, label_padding_value
+
+    def __call__(self, data):
+        angle = self.draw()
+        if not angle:
+            return data
+        height, width = size = data["img"].shape[:2]
+        matrix = _rotation(size, -angle)[:2]
+        fields = {
+            key: _warp(data[key], matrix, (width, height), True, self.label_padding_value) for key in data.get("gt_fields", [])
+        }
+        return {**data, "img": _warp(data["img"], matrix, (width, height), False, self.im_padding_value), **fields}
+
+    def draw(self):
+        """Returns an angle in degrees, 0 for no rotation."""
+        return np.random.uniform(-self.max_rotation, self.max_rotation) if np.random.uniform() < self.prob else 0.0
+
+
+@register
+class RandomGaussianBlur:
+    """Blurs an image with a kernel of one size, as semseg does; paddleseg's RandomBlur draws the size.
+
+    Args:
+        prob (float): how often.
+        kernel_size (int): odd.
+    """
+
+    def __init__(self, prob=0.5, kernel_size=5):
+        if not 0 <= prob <= 1 or kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError("prob must be from 0 to 1, and kernel_size odd")
+        self.prob, self.kernel_size = prob, kernel_size
+
+    def __call__(self, data):
+        if np.random.uniform() < self.prob:
+            return {**data, "img": cv2.GaussianBlur(data["img"], (self.kernel_size, self.kernel_size), 0)}
+        return data
 
 
 @register
@@ -140,15 +216,16 @@ _DISTORTIONS = {
 
 
 class _ScaledCrop:
-    """A scaling of paddleseg and the crop after it."""
+    """A scaling of paddleseg, a rotation (or None), and the crop after them."""
 
-    def __init__(self, scaling, crop):
-        self._scaling, self._crop = scaling, crop
+    def __init__(self, scaling, rotation, crop):
+        self._scaling, self._rotation, self._crop = scaling, rotation, crop
 
     def __call__(self, data):
         height, width = data["img"].shape[:2]
         factor = _choose_factor(self._scaling)
-        return self._crop.scaled(data, (int(round(factor * height)), int(round(factor * width))))
+        angle = self._rotation.draw() if self._rotation else 0.0
+        return self._crop.scaled(data, (int(round(factor * height)), int(round(factor * width))), angle)
 
 
 def _choose_factor(scaling):
@@ -161,8 +238,15 @@ def _choose_factor(scaling):
     return float(np.random.choice(np.linspace(low, high, int((high - low) / step + 1))))
 
 
+# What does the same on bytes as on floats, to rounding.
+_TAKE_BYTES = (
+    _ScaledCrop, RandomPaddingCrop, RandomRotate, RandomGaussianBlur,
+    T.RandomHorizontalFlip, T.RandomVerticalFlip, T.RandomDistort, T.RandomBlur,
+)  # fmt: skip
+
+
 class Pipeline(T.Compose):
-    """paddleseg's Compose, in less time where training scales and crops, then flips and colours, then normalizes.
+    """paddleseg's Compose, in less time where training scales, rotates and crops, then flips and colours, then normalizes.
 
     Attributes:
         takes_bytes (bool): whether training images may be uint8.
@@ -171,12 +255,11 @@ class Pipeline(T.Compose):
     def __init__(self, transforms, img_channels=3):
         super().__init__(_with_scaled_crops(transforms), img_channels=img_channels)
         *before, last = self.transforms or [None]
-        crops = before and isinstance(before[0], (RandomPaddingCrop, _ScaledCrop))
         self.takes_bytes = (
             img_channels == 3
-            and bool(crops)
+            and bool(before)
             and isinstance(last, T.Normalize)
-            and all(isinstance(item, _TAKE_BYTES) for item in before[1:])
+            and all(isinstance(item, _TAKE_BYTES) for item in before)
         )
         if self.takes_bytes:
             values = np.repeat(np.arange(256, dtype=np.uint8)[:, np.newaxis, np.newaxis], 3, axis=2)
@@ -185,9 +268,8 @@ class Pipeline(T.Compose):
     def __call__(self, data):
         if not (self.takes_bytes and isinstance(data["img"], np.ndarray) and data["img"].dtype == np.uint8):
             return super().__call__(data)
-        data = self.transforms[0]({"trans_info": [], **data})
-        data["img"] = cv2.cvtColor(data["img"], cv2.COLOR_BGR2RGB)
-        for transform in self.transforms[1:-1]:
+        data = {"trans_info": [], **data, "img": cv2.cvtColor(data["img"], cv2.COLOR_BGR2RGB)}
+        for transform in self.transforms[:-1]:
             data = transform(data)
         planes = cv2.split(np.ascontiguousarray(data["img"], np.uint8))
         data["img"] = np.stack([cv2.LUT(plane, self._normalized[:, 0, channel]) for channel, plane in enumerate(planes)])
@@ -195,10 +277,16 @@ class Pipeline(T.Compose):
 
 
 def _with_scaled_crops(transforms):
+    """Returns the transforms, each scaling, rotation (if any) and crop in a row replaced by one."""
     result = []
     for transform in transforms:
-        if isinstance(transform, RandomPaddingCrop) and result and isinstance(result[-1], T.ResizeStepScaling):
-            result[-1] = _ScaledCrop(result[-1], transform)
+        rotation = result.pop() if _ends(result, T.ResizeStepScaling, RandomRotate) else None
+        if isinstance(transform, RandomPaddingCrop) and _ends(result, T.ResizeStepScaling):
+            result[-1] = _ScaledCrop(result[-1], rotation, transform)
         else:
-            result.append(transform)
+            result += [transform] if rotation is None else [rotation, transform]
     return result
+
+
+def _ends(items, *types):
+    return len(items) >= len(types) and all(map(isinstance, items[-len(types) :], types))

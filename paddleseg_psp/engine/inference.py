@@ -40,6 +40,9 @@ def predict_classes(
             logits = _flipped(look(_flipped(scaled, flip)), flip)
             scores += F.softmax(resize(logits, image.shape[2:], False), axis=1)
     else:
+        if is_slide and not trans_info:  # a strip at a time: a large image needs no memory for all its logits
+            strips = _strips(model, crop_size, stride, image)
+            return np.concatenate([paddle.argmax(strip, axis=1, dtype="int32").numpy()[0] for strip in strips])
         scores = look(image)
     scores = reverse_transform(scores, trans_info, mode="bilinear")
     return paddle.argmax(scores, axis=1, dtype="int32").numpy()[0]
@@ -54,21 +57,39 @@ def _flipped(x, axes):
 
 
 def _windows(model, crop_size, stride, image):
-    """Returns the logits [1, C, H, W], those of each window added up in one array and divided by how many there were.
+    """Returns the logits [1, C, H, W], averaged over the windows that a pixel is in."""
+    return paddle.concat(list(_strips(model, crop_size, stride, image)), axis=2)
+
+
+def _strips(model, crop_size, stride, image):
+    """Yields the averaged logits [1, C, rows, W] of an image from top to bottom, as soon as no other window changes them.
 
     The last window of a row or column ends with the image, as in mmsegmentation and PaddleSeg.
     """
     height, width = image.shape[2:]
-    total, count = None, np.zeros((height, width), np.float32)
-    for top, left in product(_starts(height, crop_size[1], stride[1]), _starts(width, crop_size[0], stride[0])):
-        rows, columns = slice(top, top + crop_size[1]), slice(left, left + crop_size[0])
-        logits = model(image[:, :, rows, columns])[0].astype("float32").numpy()
-        if total is None:
-            total = np.zeros((1, logits.shape[1], height, width), np.float32)
-        total[:, :, rows, columns] += logits
-        count[rows, columns] += 1
-    total /= count
-    return paddle.to_tensor(total)
+    tops = _starts(height, crop_size[1], stride[1])
+    total = count = None
+    for top, following in zip(tops, [*tops[1:], height]):
+        bottom = min(top + crop_size[1], height)
+        for left in _starts(width, crop_size[0], stride[0]):
+            columns = slice(left, left + crop_size[0])
+            logits = model(image[:, :, top:bottom, columns])[0].astype("float32").numpy()
+            if left == 0:
+                total = _extended(total, (1, logits.shape[1], bottom - top, width))
+                count = _extended(count, (bottom - top, width))
+            total[:, :, :, columns] += logits
+            count[:, columns] += 1
+        done = following - top
+        yield paddle.to_tensor(total[:, :, :done] / count[:done])
+        total, count = total[:, :, done:], count[done:]
+
+
+def _extended(array, shape):
+    """Returns zeros of a shape whose first rows are those of an array; rows are the last axis but one."""
+    extended = np.zeros(shape, np.float32)
+    if array is not None:
+        extended[..., : array.shape[-2], :] = array
+    return extended
 
 
 def _starts(size, window, step):

@@ -1,6 +1,7 @@
 """Predictions of a network for images, as pictures."""
 
 import os
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from paddleseg_psp.data.images import output_names
 from paddleseg_psp.engine.inference import predict_classes
 from paddleseg_psp.files import atomic_path, require_writable
 from paddleseg_psp.progress import track
-from paddleseg_psp.visual import color_map, overlay, save_index_png
+from paddleseg_psp.visual import color_map, draw_legend, overlay, save_classes, save_index_png, viewable
 
 
 @paddle.no_grad()
@@ -31,8 +32,14 @@ def predict(
     stride=None,
     crop_size=None,
     palette=None,
+    class_names=None,
+    img_channels=3,
+    save_ids=False,
 ):
-    """Writes <save_dir>/added_prediction/ (overlays) and <save_dir>/pseudo_color_prediction/ (palette PNGs of class indices).
+    """Writes class maps of images, and legend.png, which has the classes that occur.
+
+    <save_dir>/added_prediction/ has overlays, <save_dir>/pseudo_color_prediction/ PNGs whose pixels are class indices, shown in
+    the palette's colours.
 
     Args:
         model (Layer): returns a list whose first entry has the logits.
@@ -41,15 +48,19 @@ def predict(
         image_dir (str|None): predictions keep the images' paths relative to it; None takes the folder that all share.
         aug_pred, scales, flip_horizontal, flip_vertical, is_slide, stride, crop_size: see `evaluate`.
         palette: a (red, green, blue) colour for each class; None takes PaddleSeg's colours.
+        class_names: a name for each class, or None.
+        img_channels (int): of the images, see `read_image`.
+        save_ids (bool): write <save_dir>/class_ids/ too: grey PNGs of class indices, for programs that resolve palettes.
     """
     require_writable(save_dir)
     model.eval()
-    compose, colors = Compose(transforms), color_map(palette)
-    overlays, indices = (os.path.join(save_dir, name) for name in ("added_prediction", "pseudo_color_prediction"))
+    compose, colors, pixels = Compose(transforms, img_channels=img_channels), color_map(palette), Counter()
+    kinds = ("added_prediction", "pseudo_color_prediction", "class_ids")
+    overlays, indices, ids = (os.path.join(save_dir, name) for name in kinds)
     logger.info("Start to predict...")
     names = output_names(image_list, os.path.dirname(image_list[0]) if image_dir is None else image_dir)
     for path, name in zip(track(image_list, len(image_list), "[PREDICT]"), names):
-        image = read_image(path)
+        image = read_image(path, img_channels)
         sample = compose({"img": image.astype("float32"), "gt_fields": []})
         pred = predict_classes(
             model,
@@ -62,10 +73,27 @@ def predict(
             is_slide,
             stride,
             crop_size,
-        ).astype(np.uint8)
-        ending = os.path.splitext(path)[1]
+        )
+        pixels.update(dict(enumerate(np.bincount(pred.ravel()).tolist())))
+        ending = os.path.splitext(path)[1].replace(".npy", ".png")
         with atomic_path(os.path.join(overlays, name if name.endswith(ending) else name + ending)) as target:
-            cv2.imwrite(target, overlay(image, pred, colors))
+            cv2.imwrite(target, overlay(viewable(image), pred, colors))
         with atomic_path(os.path.join(indices, f"{name}.png")) as target:
             save_index_png(target, pred, colors)
+        if save_ids:
+            with atomic_path(os.path.join(ids, f"{name}.png")) as target:
+                save_classes(target, pred)
+    with atomic_path(os.path.join(save_dir, "legend.png")) as target:
+        draw_legend(_legend(pixels, class_names, colors), target)
     logger.info(f"Predicted images are saved in {overlays} and {indices} .")
+
+
+def _legend(pixels, class_names, colors):
+    """Returns the text and the colour of each class that occurs, the most frequent first, with its share of the pixels."""
+    total = sum(pixels.values())
+    names = {index: str(name) for index, name in enumerate(class_names or ())}
+    return [
+        (f"{names.get(index, index)} {count / total:.1%}", colors[index % len(colors)])
+        for index, count in pixels.most_common()
+        if count
+    ]

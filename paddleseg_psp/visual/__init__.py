@@ -1,7 +1,8 @@
 from paddleseg_psp.visual.comparison import draw_comparison
 from paddleseg_psp.visual.confusion import draw_confusion_matrix
 from paddleseg_psp.visual.curves import draw_curves
-from paddleseg_psp.visual.masks import color_map, colorize, overlay, save_index_png, viewable
+from paddleseg_psp.visual.legend import draw_legend
+from paddleseg_psp.visual.masks import color_map, colorize, overlay, save_classes, save_index_png, viewable
 
 __all__ = [
     "color_map",
@@ -9,7 +10,9 @@ __all__ = [
     "draw_comparison",
     "draw_confusion_matrix",
     "draw_curves",
+    "draw_legend",
     "overlay",
+    "save_classes",
     "save_index_png",
     "viewable",
 ]

@@ -16,8 +16,8 @@ def color_map(palette=None):
 
 
 def colorize(classes, colors):
-    """Returns a class map [H, W] as an image [H, W, 3] (blue, green, red) uint8."""
-    return np.ascontiguousarray(colors[classes][..., ::-1])
+    """Returns a class map [H, W] as an image [H, W, 3] (blue, green, red) uint8; classes from 256 on take the colours again."""
+    return np.ascontiguousarray(np.take(colors[:, ::-1], classes, axis=0, mode="wrap"))
 
 
 def overlay(image, classes, colors, image_weight=0.6):
@@ -25,8 +25,19 @@ def overlay(image, classes, colors, image_weight=0.6):
     return cv2.addWeighted(image, image_weight, colorize(classes, colors), 1 - image_weight, 0)
 
 
+def save_classes(path, classes):
+    """Writes a class map [H, W] as a grey PNG whose pixels are the class indices: 8 bits or, where one is above 255, 16."""
+    cv2.imwrite(path, classes.astype(np.uint8 if classes.max(initial=0) < 256 else np.uint16))
+
+
 def save_index_png(path, classes, colors):
-    """Writes a class map [H, W] as a PNG whose pixels are the class indices and whose palette has the colours."""
+    """Writes a class map [H, W] as a PNG whose pixels are the class indices and whose palette has the colours.
+
+    Palettes have 256 colours: with a class above that, the pixels have the colours themselves.
+    """
+    if classes.max(initial=0) > 255:
+        cv2.imwrite(path, colorize(classes, colors))
+        return
     get_pseudo_color_map(classes, colors.flatten().tolist()).save(path)
 
 

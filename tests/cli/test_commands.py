@@ -11,12 +11,14 @@ import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import yaml
 from helpers import ROOT, checkpoint_arrays, run_python
+from PIL import Image
 
 from paddleseg_psp.cli import arguments, export, predict, train, val
 
@@ -58,9 +60,15 @@ def test_train_val_predict_export(trained, tmp_path, tiny_data, capsys):
     images = tiny_data / "leftImg8bit" / "val"
     predict.main(
         ["--config", config, "--model_path", weights, "--image_path", str(images), "--save_dir", "result", "--device", "cpu"]
+        + ["--save_ids"]
     )
-    for kind in ("added_prediction", "pseudo_color_prediction"):
+    kinds = ("added_prediction", "pseudo_color_prediction", "class_ids")
+    for kind in kinds:
         assert sum(len(files) for _, _, files in os.walk(os.path.join("result", kind))) == 3
+    assert cv2.imread("result/legend.png").std() > 0
+    for path in Path("result/class_ids").rglob("*.png"):  # palette and grey PNG say the same
+        assert Image.open(path).mode == "L"
+        np.testing.assert_array_equal(Image.open(path), Image.open(str(path).replace(kinds[2], kinds[1])))
     export.main(["--config", config, "--model_path", weights, "--save_dir", "inference"])
     assert set(os.listdir("inference")) == {"model.json", "model.pdiparams", "deploy.yaml"}
     assert capsys.readouterr().out.count("of the pixels have the network's class") == 4

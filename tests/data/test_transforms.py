@@ -5,7 +5,7 @@ import numpy as np
 import paddleseg.transforms as T
 import pytest
 
-from paddleseg_psp.data.transforms import Pipeline, RandomDistort, RandomPaddingCrop
+from paddleseg_psp.data.transforms import Pipeline, RandomDistort, RandomGaussianBlur, RandomPaddingCrop, RandomRotate
 
 COLOUR = [
     T.RandomHorizontalFlip(),
@@ -97,16 +97,81 @@ def test_scaling_and_cropping_in_one_step(factor):
         assert np.abs(own["img"].astype(int) - expected).mean() < 1
 
 
+def test_rotation_is_that_of_the_references():
+    """semseg's formula on the whole, image and label; half of the samples stay as they are."""
+    image, label = sample()
+    turn, turned = RandomRotate(0.5, 10, im_padding_value=[10, 20, 30], label_padding_value=255), 0
+    for seed in range(40):
+        data = run(turn, image, label, seed)
+        np.random.seed(seed)
+        angle = (np.random.uniform(), np.random.uniform(-10, 10))
+        if angle[0] < 0.5:
+            matrix = cv2.getRotationMatrix2D((80 / 2, 60 / 2), angle[1], 1)
+            expected = cv2.warpAffine(image, matrix, (80, 60), flags=cv2.INTER_LINEAR, borderValue=(10, 20, 30))
+            marks = cv2.warpAffine(label, matrix, (80, 60), flags=cv2.INTER_NEAREST, borderValue=255)
+            assert np.abs(data["img"].astype(int) - expected).mean() < 0.5  # OpenCV has fixed-point fractions of a pixel
+            assert (data["label"] == marks).mean() > 0.99
+            turned += 1
+        else:
+            np.testing.assert_array_equal(data["img"], image)
+            np.testing.assert_array_equal(data["label"], label)
+    assert 10 < turned < 30
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.7])
+@pytest.mark.parametrize("crop", [(24, 20), (200, 180)])
+def test_scaling_rotating_and_cropping_in_one_step(factor, crop):
+    """Gives what one after the other gives, padding included, but for interpolating twice."""
+    image, label = sample()
+    scaling, turn = T.ResizeStepScaling(factor, factor), RandomRotate(1.0, 10, 0, 255)
+    cropping = RandomPaddingCrop(crop_size=crop, im_padding_value=0)
+    fused = Pipeline([scaling, turn, cropping, T.Normalize()])
+    assert len(fused.transforms) == 2 and fused.takes_bytes
+    agreement = []
+    for seed in range(10):
+        own = run(fused.transforms[0], image, label, seed)
+        expected = run(T.Compose([scaling, turn, cropping], to_rgb=False), image.astype("float32"), label, seed)
+        difference = np.abs(own["img"] - expected["img"].transpose(1, 2, 0))
+        assert own["img"].shape == (*crop[::-1], 3) and difference.mean() < 2
+        agreement.append((own["label"] == expected["label"]).mean())
+    assert np.mean(agreement) > 0.95
+
+
+def test_blur_is_that_of_semseg():
+    image, results = sample()[0], set()
+    for seed in range(20):
+        np.random.seed(seed)
+        blurred = RandomGaussianBlur(0.5, 5)({"img": image})["img"]
+        kernel = cv2.getGaussianKernel(5, 1.1)  # what 0 means for five pixels: 0.3 * ((5 - 1) * 0.5 - 1) + 0.8
+        expected = cv2.sepFilter2D(image.astype("float64"), -1, kernel, kernel)
+        results.add(bool(np.abs(blurred - expected).max() <= 1) - bool((blurred == image).all()))
+    assert results == {1, -1}
+
+
 def test_label_and_image_stay_in_step():
     """They agree but for the pixels on an edge, and less so if one is moved by a pixel in any direction."""
     crop = RandomPaddingCrop(crop_size=(40, 40), label_padding_value=0, im_padding_value=0)
-    pipeline = Pipeline([T.ResizeStepScaling(0.5, 2.0, 0.25), crop, T.RandomHorizontalFlip(), T.Normalize()])
+    turn = RandomRotate(0.5, 10, 0, 0)
+    pipeline = Pipeline([T.ResizeStepScaling(0.5, 2.0, 0.25), turn, crop, T.RandomHorizontalFlip(), T.Normalize()])
     moves, agreement = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)), np.zeros(5)
     for seed in range(100):
         data = run(pipeline, *sample(seed=seed), seed)
         first = data["img"][2] > 0  # blue comes last
         agreement += [np.mean(np.roll(first, move, (0, 1))[1:-1, 1:-1] == data["label"][1:-1, 1:-1]) / 100 for move in moves]
     assert agreement[0] > 0.975 and (agreement[1:] < agreement[0] - 0.01).all(), agreement
+
+
+def test_many_channels_and_a_padding_for_each():
+    image = np.random.RandomState(0).rand(30, 40, 6).astype("float32")
+    label, fill = (image[..., 0] > 0.5).astype(np.uint8), [1, 2, 3, 4, 5, 6]
+    crop = RandomPaddingCrop(crop_size=(64, 64), im_padding_value=fill)
+    pipeline = Pipeline([T.ResizeStepScaling(0.5, 1.5, 0), RandomRotate(1.0, 10, fill), crop], img_channels=6)
+    data = run(pipeline, image, label, 0)
+    assert data["img"].shape == (6, 64, 64)
+    np.testing.assert_array_equal(data["img"][:, -1, -1], fill)
+    assert data["label"][-1, -1] == 255
+    bytes_in = Pipeline([RandomPaddingCrop(crop_size=(64, 64), im_padding_value=[255, 0, 0]), T.Normalize()])
+    np.testing.assert_array_equal(run(bytes_in, *sample(), 0)["img"][:, -1, -1], [1, -1, -1])  # red, green, blue
 
 
 def test_padding():
@@ -149,3 +214,15 @@ def test_transforms_that_need_floats_get_them():
 def test_crops_that_make_no_sense(options):
     with pytest.raises(ValueError):
         RandomPaddingCrop(**options)
+
+
+@pytest.mark.parametrize("options", [{"prob": 2}, {"max_rotation": 0}, {"max_rotation": 200}])
+def test_rotations_that_make_no_sense(options):
+    with pytest.raises(ValueError):
+        RandomRotate(**options)
+
+
+@pytest.mark.parametrize("options", [{"prob": -1}, {"kernel_size": 4}])
+def test_blurs_that_make_no_sense(options):
+    with pytest.raises(ValueError):
+        RandomGaussianBlur(**options)

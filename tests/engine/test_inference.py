@@ -5,7 +5,7 @@ import paddle
 import pytest
 from scipy.special import softmax
 
-from paddleseg_psp.engine.inference import predict_classes, warn_of_small_masks
+from paddleseg_psp.engine.inference import _strips, predict_classes, warn_of_small_masks
 from paddleseg_psp.models.layers import PointWiseSpatialAttention, resize
 
 
@@ -66,6 +66,14 @@ def test_windows(network, size, window, stride):
     x = image(*size)
     pred = predict_classes(network, paddle.to_tensor(x), [], is_slide=True, crop_size=window, stride=stride)
     np.testing.assert_array_equal(pred, slide(network, x, window, stride).argmax(0))
+
+
+def test_a_large_image_is_predicted_in_strips(network):
+    """Only the logits of one row of windows are held, at their average over all windows."""
+    x = image(100, 30)
+    strips = [strip.numpy() for strip in _strips(network, (24, 16), (12, 8), paddle.to_tensor(x))]
+    assert [strip.shape[2] for strip in strips] == [8] * 10 + [4, 16]
+    np.testing.assert_allclose(np.concatenate(strips, 2)[0], slide(network, x, (24, 16), (12, 8)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("windows", [{}, {"is_slide": True, "crop_size": (24, 16), "stride": (16, 12)}])

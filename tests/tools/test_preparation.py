@@ -191,8 +191,6 @@ def ade(tmp_path):
     label[0, 0], label[9, 14] = 0, 150
     Image.fromarray(np.zeros((10, 15, 3), np.uint8)).save(root / "images" / "training" / "ADE_train_00000001.jpg")
     Image.fromarray(label).save(root / "annotations" / "training" / "ADE_train_00000001.png")
-    rows = ["Idx\tRatio\tTrain\tVal\tName", "1\t0.1\t11664\t1172\twall", "2\t0.1\t6046\t612\tbuilding, edifice"]
-    (root / "objectInfo150.txt").write_text("\n".join(rows) + "\n")
     return root, label
 
 
@@ -201,7 +199,8 @@ def test_ade20k(ade):
     dataset = ADE20K([], str(root))
     classes = CheckedDataset(dataset).read(0)[1]
     np.testing.assert_array_equal(classes, np.where(label == 0, 255, label.astype(int) - 1))
-    assert dataset.CLASS_NAMES == ("wall", "building") and dataset.num_classes == 150
+    assert len(set(dataset.CLASS_NAMES)) == len(dataset.PALETTE) == dataset.num_classes == 150
+    assert (dataset.CLASS_NAMES[0], dataset.CLASS_NAMES[149], dataset.PALETTE[0]) == ("wall", "flag", (120, 120, 120))
     label[3, 3] = 151
     Image.fromarray(label).save(root / "annotations" / "training" / "ADE_train_00000001.png")
     with pytest.raises(UserError, match="has the values 151 on 1 pixels"):

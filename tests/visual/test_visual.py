@@ -3,7 +3,7 @@ import numpy as np
 from helpers import run_python
 from PIL import Image
 
-from paddleseg_psp.visual import color_map, colorize, draw_curves, overlay, save_index_png
+from paddleseg_psp.visual import color_map, colorize, draw_curves, draw_legend, overlay, save_classes, save_index_png
 from paddleseg_psp.visual.comparison import draw_comparison
 
 PALETTE = [(200, 10, 20), (30, 40, 250)]
@@ -33,6 +33,21 @@ def test_index_png_keeps_the_indices(tmp_path):
     image = Image.open(tmp_path / "map.png")
     np.testing.assert_array_equal(np.asarray(image), CLASSES)
     np.testing.assert_array_equal(np.asarray(image.convert("RGB")), colorize(CLASSES, color_map(PALETTE))[..., ::-1])
+
+
+def test_more_classes_than_a_palette_holds(tmp_path):
+    classes, colors = np.array([[0, 300], [256, 1]], np.int32), color_map(PALETTE)
+    save_classes(str(tmp_path / "ids.png"), classes)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "ids.png")), classes)
+    save_index_png(str(tmp_path / "map.png"), classes, colors)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "map.png")), colors[classes % 256])
+
+
+def test_legend_shows_each_color(tmp_path):
+    entries = [(f"class {index}", (index, 255 - index, 100)) for index in range(45)]
+    draw_legend(entries, tmp_path / "legend.png")
+    seen = set(map(tuple, np.asarray(Image.open(tmp_path / "legend.png").convert("RGB")).reshape(-1, 3).tolist()))
+    assert all(color in seen for _, color in entries)
 
 
 def test_comparison_shows_each_map_in_its_colors():

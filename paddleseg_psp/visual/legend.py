@@ -1,0 +1,22 @@
+"""Which colour means which class."""
+
+_ROWS = 30  # of a column
+
+
+def draw_legend(entries, path):
+    """Writes a picture of colours and what they mean.
+
+    Args:
+        entries: (text, (red, green, blue)) pairs.
+        path (str): a PNG file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    columns = -(-len(entries) // _ROWS)
+    figure = Figure(figsize=(3 * columns, 0.3 + 0.25 * min(len(entries), _ROWS)))
+    FigureCanvasAgg(figure)
+    patches = [Patch(color=[value / 255 for value in color], label=text) for text, color in entries]
+    figure.legend(handles=patches, loc="center", ncols=columns, frameon=False)
+    figure.savefig(path, dpi=100, format="png")
