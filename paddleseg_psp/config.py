@@ -196,6 +196,11 @@ class Config:
         """Returns how many channels images have."""
         return self._dataset_constant("img_channels", "IMG_CHANNELS") or 3
 
+    def ignore_index(self):
+        """Returns the label value that counts for nothing."""
+        found = self._dataset_constant("ignore_index", "IGNORE_INDEX")
+        return 255 if found is None else found
+
     def build_dataset(self, key):
         """Returns the data set under the key `train_dataset` or `val_dataset`."""
         if key not in self.data:

@@ -93,10 +93,10 @@ class TinyBackbone(nn.Layer):
 
     feat_channels = [8] * 4
 
-    def __init__(self):
+    def __init__(self, in_channels=3):
         super().__init__()
         strides = (4, 2, 1, 1)
-        self.stages = nn.LayerList([ConvBNReLU(8 if i else 3, 8, 3, stride=strides[i], padding=1) for i in range(4)])
+        self.stages = nn.LayerList([ConvBNReLU(8 if i else in_channels, 8, 3, stride=strides[i], padding=1) for i in range(4)])
 
     def forward(self, x):
         features = []

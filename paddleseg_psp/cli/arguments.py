@@ -60,6 +60,13 @@ _ARGUMENTS = {
         "metavar": "SIZE",
         "help": "N C H W to fix the input's shape, -1 for what may vary; all but C varies by default",
     },
+    "onnx": {"action": "store_true", "help": "write model.onnx too, for ONNX Runtime and OpenVINO"},
+    "half_weights": {"action": "store_true", "help": "keep weights as float16, in half the space"},
+    "verify": {
+        "action": argparse.BooleanOptionalAction,
+        "default": True,
+        "help": "compare what was exported with the network before it is kept",
+    },
     "output_op": {
         "default": "argmax",
         "choices": ["argmax", "softmax", "none"],

@@ -8,14 +8,14 @@ from paddleseg_psp.cli.inputs import trained_model
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.config import Config
 from paddleseg_psp.deploy import export_bundle
-from paddleseg_psp.deploy.bundle import DYNAMIC_SHAPE
+from paddleseg_psp.engine.checkpoint import metrics_of
 from paddleseg_psp.errors import UserError
 
 
 def main(argv=None):
     parser = arguments.parser(
         "Write a trained network as a static graph with deploy.yaml, verified against the network.",
-        "model_path", "save_dir", "input_shape", "output_op",
+        "model_path", "save_dir", "input_shape", "output_op", "onnx", "half_weights", "verify",
         save_dir="./output/inference_model", device="cpu",
     )  # fmt: skip
     run(_export, parser.parse_args(argv))
@@ -23,26 +23,50 @@ def main(argv=None):
 
 def _export(args):
     config = Config(args.config, args.opts)
-    shape = _input_shape(args.input_shape)
+    shape = _input_shape(args.input_shape, config.img_channels())
     set_up(args.device)
     model = trained_model(config, args.model_path)
     transforms = config.data.get("val_dataset", {}).get("transforms", [])
     config.build_transforms()  # refuses wrong ones before the work
-    comparisons = export_bundle(model, args.save_dir, transforms, shape, args.output_op, config.palette())
+    comparisons = export_bundle(
+        model,
+        args.save_dir,
+        transforms,
+        shape,
+        args.output_op,
+        config.palette(),
+        config.class_names(),
+        config.ignore_index(),
+        onnx=args.onnx,
+        half_weights=args.half_weights,
+        verify=args.verify,
+        images=_images(config) if args.verify else (),
+        metrics=metrics_of(args.model_path),
+    )
     for item in comparisons:
         error = "" if item.error is None else f", relative error {item.error:.1e}"
-        logger.info(
-            f"Verified at {list(item.shape)}, oneDNN {'on' if item.onednn else 'off'}: {item.agreement:.4%} of the pixels "
-            f"have the network's class{error}"
-        )
+        same = f"{item.agreement:.4%} of the pixels have the network's class"
+        logger.info(f"Verified at {list(item.shape)}, {item.backend}: {same}{error}")
+    if not args.verify:
+        logger.warning("Not verified: whether the exported model computes what the network computes is unknown")
     logger.info(f"The exported model is in {args.save_dir}")
 
 
-def _input_shape(sizes):
+def _images(config):
+    """Returns a few images of the validation set to verify with, or none where it is not there."""
+    try:
+        files = config.build_dataset("val_dataset").file_list
+    except UserError as error:
+        logger.info(f"No images to verify with, made-up inputs only: {error}")
+        return []
+    return [files[index][0] for index in sorted({0, len(files) // 2, len(files) - 1})]
+
+
+def _input_shape(sizes, channels):
     if sizes is None:
-        return DYNAMIC_SHAPE
+        return (-1, channels, -1, -1)
     if len(sizes) == 2:
-        sizes = [1, 3, *sizes]
+        sizes = [1, channels, *sizes]
     if len(sizes) != 4 or any(size < 1 and size != -1 for size in sizes) or sizes[1] == -1:
         raise UserError(f"--input_shape takes N C H W (C known; -1 for what may vary) or H W, not {sizes}")
     return tuple(sizes)

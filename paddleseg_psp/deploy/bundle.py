@@ -1,38 +1,44 @@
-"""Writing the bundle: the graph, its parameters, and deploy.yaml, which says how to use them."""
+"""Writing the bundle: the graph, its parameters, deploy.yaml, which says how to use them, and a model card."""
 
 import os
 import shutil
 
 import paddle
 import yaml
-from paddle import nn
 
+from paddleseg_psp.deploy.card import write_card
+from paddleseg_psp.deploy.graph import OUTPUT_OPS, with_half_weights, write_graph, write_onnx
 from paddleseg_psp.deploy.verify import verify_bundle
 from paddleseg_psp.files import require_writable
+from paddleseg_psp.models.layers import PointWiseSpatialAttention
+from paddleseg_psp.ops import build
 
-OUTPUT_OPS = ("argmax", "softmax", "none")
 DYNAMIC_SHAPE = (-1, 3, -1, -1)
+ONNX, OPERATORS = "model.onnx", "psa_operators.so"
+# All that a bundle may have; deploy.yaml comes last and goes first, so that none is beside files that do not belong to it.
+FILES = ("model.json", "model.pdmodel", "model.pdiparams", ONNX, OPERATORS, "MODEL_CARD.md", "deploy.yaml")
 
 
-class _ExportedNetwork(nn.Layer):
-    """A network with one output: its classes [N, H, W] int32, or probabilities or logits [N, num_classes, H, W]."""
+def export_bundle(
+    model,
+    save_dir,
+    transforms=(),
+    input_shape=DYNAMIC_SHAPE,
+    output_op="argmax",
+    palette=None,
+    class_names=None,
+    ignore_index=255,
+    onnx=False,
+    half_weights=False,
+    verify=True,
+    images=(),
+    metrics=None,
+):
+    """Writes a network as a bundle, after checking that it computes what the network computes.
 
-    def __init__(self, network, output_op):
-        super().__init__()
-        self.network = network
-        self.output_op = output_op
-
-    def forward(self, x):
-        logits = self.network(x)[0]
-        if self.output_op == "argmax":
-            return paddle.argmax(logits, axis=1, dtype="int32")
-        return nn.functional.softmax(logits, axis=1) if self.output_op == "softmax" else logits
-
-
-def export_bundle(model, save_dir, transforms=(), input_shape=DYNAMIC_SHAPE, output_op="argmax", palette=None):
-    """Writes a network as model.json, model.pdiparams and deploy.yaml, after checking that they compute what it computes.
-
-    Files appear in save_dir, together, only once they are verified; what else is there stays.
+    The bundle has model.json and model.pdiparams, deploy.yaml, MODEL_CARD.md, with `onnx` model.onnx, and for
+    PSANet the library of its operators. Files appear in save_dir, together, only once they are verified; what else is there
+    stays.
 
     Args:
         model (Layer): the network; it is left in evaluation mode.
@@ -41,7 +47,13 @@ def export_bundle(model, save_dir, transforms=(), input_shape=DYNAMIC_SHAPE, out
         input_shape: (N, C, H, W), -1 for what may vary.
         output_op (str): "argmax" gives classes [N, H, W] int32, "softmax" probabilities and "none" logits
             [N, num_classes, H, W] float32.
-        palette: a (red, green, blue) colour for each class, for pictures.
+        palette, class_names: a (red, green, blue) colour, and a name, for each class.
+        ignore_index (int): the label value that counts for nothing.
+        onnx (bool): write model.onnx too.
+        half_weights (bool): keep weights as float16, in half the space; the network of the rounded weights is what is verified.
+        verify (bool): run the bundle and the network, see `verify_bundle`.
+        images: paths or arrays [H, W, C] to verify with, besides made-up inputs.
+        metrics (dict|None): name and value, for the model card.
 
     Returns:
         list: the comparisons of `verify_bundle`.
@@ -53,42 +65,57 @@ def export_bundle(model, save_dir, transforms=(), input_shape=DYNAMIC_SHAPE, out
         raise ValueError(f"output_op must be one of {', '.join(OUTPUT_OPS)}, not {output_op!r}")
     require_writable(save_dir)
     model.eval()
+    exported = with_half_weights(model) if half_weights else model
     folder = os.path.abspath(save_dir)
     temporary = os.path.join(os.path.dirname(folder), f".{os.path.basename(folder)}.{os.getpid()}")
     try:
         os.makedirs(temporary)
-        _write_graph(model, temporary, input_shape, output_op)
-        graph = next(name for name in os.listdir(temporary) if name in ("model.json", "model.pdmodel"))
-        _write_description(temporary, graph, transforms, input_shape, output_op, palette)
-        comparisons = verify_bundle(temporary, model)
+        graph = write_graph(exported, temporary, input_shape, output_op)
+        description = {
+            "model": graph,
+            "params": "model.pdiparams",
+            "transforms": [dict(item) for item in transforms],
+            "input_shape": list(input_shape),
+            "output_op": output_op,
+            "output_dtype": "int32" if output_op == "argmax" else "float32",
+            "ignore_index": ignore_index,
+            "weights": "float16" if half_weights else "float32",
+            "paddle_version": paddle.__version__,
+        }
+        if onnx:
+            write_onnx(exported, os.path.join(temporary, ONNX), input_shape, output_op)
+            description["onnx"] = ONNX
+        masks = [list(layer.mask_size) for layer in model.sublayers() if isinstance(layer, PointWiseSpatialAttention)]
+        if masks:
+            description["mask_size"] = masks[0]
+        if _has_operators(os.path.join(temporary, graph)):
+            shutil.copyfile(build.find_library(), os.path.join(temporary, OPERATORS))
+            description["operators"] = OPERATORS
+        if class_names is not None:
+            description["class_names"] = list(map(str, class_names))
+        if palette is not None:
+            description["palette"] = [list(map(int, color)) for color in palette]
+        with open(os.path.join(temporary, "deploy.yaml"), "w", encoding="utf-8") as file:
+            yaml.safe_dump({"Deploy": description}, file, sort_keys=False, default_flow_style=None, allow_unicode=True)
+        comparisons = verify_bundle(temporary, exported, images) if verify else []
+        write_card(os.path.join(temporary, "MODEL_CARD.md"), model, description, comparisons, metrics)
         os.makedirs(folder, exist_ok=True)
-        for name in (graph, "model.pdiparams", "deploy.yaml"):
-            os.replace(os.path.join(temporary, name), os.path.join(folder, name))
+        _replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return comparisons
 
 
-def _write_graph(model, folder, input_shape, output_op):
-    shape = [None if size == -1 else size for size in input_shape]
-    spec = paddle.static.InputSpec(shape, "float32", name="x")
-    network = _ExportedNetwork(model, output_op)
-    network.eval()
-    # to_static would otherwise fall back to tracing, which ignores the input spec
-    graph = paddle.jit.to_static(network, input_spec=[spec], full_graph=True)
-    paddle.jit.save(graph, os.path.join(folder, "model"))
+def _has_operators(graph):
+    with open(graph, "rb") as file:
+        content = file.read()
+    return any(name.encode() in content for name in build.OPERATORS)
 
 
-def _write_description(folder, graph, transforms, input_shape, output_op, palette):
-    description = {
-        "model": graph,
-        "params": "model.pdiparams",
-        "transforms": [dict(item) for item in transforms],
-        "input_shape": list(input_shape),
-        "output_op": output_op,
-        "output_dtype": "int32" if output_op == "argmax" else "float32",
-    }
-    if palette is not None:
-        description["palette"] = [list(map(int, color)) for color in palette]
-    with open(os.path.join(folder, "deploy.yaml"), "w", encoding="utf-8") as file:
-        yaml.safe_dump({"Deploy": description}, file, sort_keys=False, default_flow_style=None)
+def _replace(new, folder):
+    for name in reversed(FILES):
+        if os.path.exists(os.path.join(folder, name)):
+            os.remove(os.path.join(folder, name))
+    for name in FILES:
+        if os.path.exists(os.path.join(new, name)):
+            os.replace(os.path.join(new, name), os.path.join(folder, name))

@@ -1,77 +1,93 @@
-"""Running a bundle with Paddle Inference."""
+"""Running a bundle."""
 
 import os
 
 import cv2
 import numpy as np
+import paddle
 import yaml
-from paddle import inference
 from paddleseg.transforms import Compose
 
 from paddleseg_psp import registry
 from paddleseg_psp.data import read_image
+from paddleseg_psp.deploy.sessions import OnnxSession, OpenVinoSession, PaddleSession, default_threads
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.ops import build
 
-# Optimizations with oneDNN that go wrong; its fused convolutions, which make it fast, need neither.
-_BROKEN_PASSES = (
-    "onednn_placement_pass",  # moves single operators to oneDNN: bilinear resizing fails, or returns wrong values
-    "operator_reshape_onednn_fuse_pass",  # drops a reshape behind a transpose, and the graph no longer loads
-)
+BACKENDS = ("paddle", "onnxruntime", "openvino")
+_KEYS = ("model", "params", "transforms", "input_shape", "output_op")
 
 
-def load_predictor(bundle, device="cpu", threads=None, onednn=True):
+def load_predictor(bundle, backend="paddle", device="cpu", threads=None, onednn=True):
     """Returns a `Predictor` for a bundle.
 
     Args:
         bundle (str): the folder, or its deploy.yaml.
+        backend (str): "paddle" (Paddle Inference), or, for bundles exported with --onnx, "onnxruntime" or "openvino".
         device (str): "cpu" or "gpu".
         threads (int|None): CPU threads; None takes all cores.
-        onednn (bool): use oneDNN's kernels on the CPU; faster, and the same results.
+        onednn (bool): let Paddle Inference use oneDNN's kernels on the CPU; faster, and the same results.
 
     Raises:
-        UserError: an incomplete bundle, or PSANet's operators that cannot be loaded.
+        UserError: an incomplete bundle, a backend that is not installed, or PSANet's operators that cannot be loaded.
     """
+    if backend not in BACKENDS:
+        raise UserError(f"there is no backend {backend!r}{registry.suggestion(backend, BACKENDS)}")
     path = os.path.join(bundle, "deploy.yaml") if os.path.isdir(bundle) else bundle
+    description, folder = read_description(path), os.path.dirname(path)
+    if backend == "paddle":
+        graph, parameters = (_existing(folder, description[key]) for key in ("model", "params"))
+        _load_operators(graph, folder, description)
+        session = PaddleSession(graph, parameters, device, threads or default_threads(), onednn)
+    else:
+        if "onnx" not in description:
+            raise UserError(f"{path}: the bundle has no ONNX file for the backend {backend}; export it with --onnx")
+        model = _existing(folder, description["onnx"])
+        session = {"onnxruntime": OnnxSession, "openvino": OpenVinoSession}[backend](
+            model, device, threads or default_threads()
+        )
+    return Predictor(description, session)
+
+
+def read_description(path):
+    """Returns what a deploy.yaml says, as a dict.
+
+    Raises:
+        UserError: no such file, or not one that export.py writes.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             description = yaml.safe_load(file)["Deploy"]
-        graph, parameters = (os.path.join(os.path.dirname(path), description[key]) for key in ("model", "params"))
+        missing = [key for key in _KEYS if key not in description]
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name the folder or the deploy.yaml that export.py wrote")
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no deploy.yaml of export.py: {' '.join(str(error).split())}")
-    for file in (graph, parameters):
-        if not os.path.isfile(file):
-            raise UserError(f"the bundle is incomplete: {file} is missing; export it again")
+    if missing:
+        raise UserError(f"{path} is no deploy.yaml of export.py: it lacks {', '.join(missing)}")
+    return description
+
+
+def _existing(folder, name):
+    path = os.path.join(folder, name)
+    if not os.path.isfile(path):
+        raise UserError(f"the bundle is incomplete: {path} is missing; export it again")
+    return path
+
+
+def _load_operators(graph, folder, description):
+    """Registers PSANet's operators if a graph has them: this machine's own, or else those that came with the bundle."""
     with open(graph, "rb") as file:
         content = file.read()
-    if any(name.encode() in content for name in build.OPERATORS):
-        try:
-            build.load_operator(required=True)
-        except RuntimeError as error:
-            raise UserError(str(error))
-    return Predictor(description, _paddle_predictor(graph, parameters, device, threads, onednn))
-
-
-def _paddle_predictor(graph, parameters, device, threads, onednn):
-    config = inference.Config(graph, parameters)
-    config.disable_glog_info()
-    if device == "gpu":
-        config.enable_use_gpu(256, 0)
-    else:
-        config.disable_gpu()
-        config.set_cpu_math_library_num_threads(threads or os.cpu_count())
-        if onednn:
-            config.enable_mkldnn()
-            for name in _BROKEN_PASSES:
-                config.delete_pass(name)
-        else:
-            config.disable_mkldnn()  # it is on by default
+    if not any(name.encode() in content for name in build.OPERATORS):
+        return
     try:
-        return inference.create_predictor(config)
-    except Exception as error:
-        raise UserError(f"Paddle Inference cannot load {graph}: {' '.join(str(error).split())[-300:]}")
+        build.load_operator(required=True)
+    except RuntimeError as error:
+        library = os.path.join(folder, description.get("operators", ""))
+        same = description.get("paddle_version") == paddle.__version__
+        if not (same and os.path.isfile(library) and build.register(library) is None):
+            raise UserError(str(error))
 
 
 class Predictor:
@@ -81,6 +97,7 @@ class Predictor:
         input_shape (list): (N, C, H, W), -1 for what may vary.
         output_op (str): "argmax", "softmax" or "none".
         palette: a (red, green, blue) colour for each class, or None.
+        class_names: a name for each class, or None.
     """
 
     def __init__(self, description, session):
@@ -88,53 +105,71 @@ class Predictor:
         self.input_shape = description["input_shape"]
         self.output_op = description["output_op"]
         self.palette = description.get("palette")
-        specs = description["transforms"]
-        self._transforms = Compose([registry.build(spec, f"transforms.{i}") for i, spec in enumerate(specs)])
+        self.class_names = description.get("class_names")
+        transforms = [registry.build(spec, f"transforms.{i}") for i, spec in enumerate(description["transforms"])]
+        self._transforms = Compose(transforms, img_channels=self.input_shape[1])
 
     def run(self, batch):
-        """Returns the network's output for a batch of prepared images [N, 3, H, W] float32."""
-        given = list(batch.shape)
-        if any(fixed not in (-1, size) for fixed, size in zip(self.input_shape, given)):
+        """Returns the network's output for a batch of prepared images [N, C, H, W] float32.
+
+        Where the bundle fixes N, the batch runs in pieces, the last one filled up.
+        """
+        given, fixed = list(batch.shape), self.input_shape
+        if len(given) != 4 or any(size not in (-1, own) for size, own in zip(fixed[1:], given[1:])):
             raise UserError(
-                f"the bundle takes inputs of the shape {self.input_shape}, not {given}; export it with --input_shape "
-                f"{' '.join(map(str, [-1, 3, *given[2:]]))}, or without for any size"
+                f"the bundle takes inputs of the shape {fixed}, not {given}; export it with --input_shape "
+                f"{' '.join(map(str, [-1, fixed[1], *given[2:]]))}, or without for any size"
             )
-        handle = self._session.get_input_handle(self._session.get_input_names()[0])
-        handle.reshape(given)
-        handle.copy_from_cpu(np.ascontiguousarray(batch, np.float32))
-        self._session.run()
-        return self._session.get_output_handle(self._session.get_output_names()[0]).copy_to_cpu()
+        batch = np.ascontiguousarray(batch, np.float32)
+        if fixed[0] in (-1, len(batch)):
+            return self._session.run(batch)
+        filled = np.concatenate([batch, np.repeat(batch[-1:], -len(batch) % fixed[0], axis=0)])
+        parts = np.split(filled, len(filled) // fixed[0])
+        return np.concatenate([self._session.run(part) for part in parts])[: len(batch)]
 
     def prepare(self, image):
-        """Returns an image ready for `run` as [3, h, w], and the steps that lead back to its size.
+        """Returns an image ready for `run` as [C, h, w], and the steps that lead back to its size.
 
         Args:
-            image: a path, or an array [H, W, 3] (blue, green, red).
+            image: a path, or an array [H, W, C] (blue, green, red).
         """
-        image = (read_image(image) if isinstance(image, str) else image).astype("float32")
-        sample = self._transforms({"img": image, "gt_fields": []})
+        image = read_image(image, self.input_shape[1]) if isinstance(image, (str, os.PathLike)) else image
+        sample = self._transforms({"img": image.astype("float32"), "gt_fields": []})
         return sample["img"], sample["trans_info"]
 
     def classes(self, output, steps):
-        """Returns the class map [H, W] uint8, at the size of the original image, of one image's output of `run`."""
-        classes = output if self.output_op == "argmax" else output.argmax(0)
-        classes = classes.astype(np.uint8)
+        """Returns the class map [H, W] at the size of the original image, uint8 or, for more than 256 classes, uint16.
+
+        Args:
+            output: one image's output of `run`.
+            steps: as `prepare` gave them.
+        """
+        scores = output.ndim == 3
+        values = output.transpose(1, 2, 0) if scores else output.astype(np.uint16)
         for name, (height, width) in reversed(steps):
             if name == "padding":
-                classes = classes[:height, :width]
-            else:
-                classes = cv2.resize(classes, (width, height), interpolation=cv2.INTER_NEAREST)
-        return classes
+                values = values[:height, :width]
+            else:  # scores as evaluation resizes them; classes cannot be mixed
+                values = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR if scores else cv2.INTER_NEAREST)
+        classes = values.argmax(2) if scores else values
+        return classes.astype(np.uint8 if classes.max(initial=0) < 256 else np.uint16)
 
-    def predict(self, images):
-        """Returns the class maps [H, W] uint8 of images (paths or arrays) of any sizes; equal sizes run as one batch."""
+    def predict(self, images, batch_size=None):
+        """Returns the class maps [H, W] of images of any sizes, as `classes` does; those of equal sizes run as batches.
+
+        Args:
+            images: paths or arrays, see `prepare`.
+            batch_size (int|None): images run together; None takes all.
+        """
         prepared = [self.prepare(image) for image in images]
         by_shape = {}
         for index, (array, _) in enumerate(prepared):
             by_shape.setdefault(array.shape, []).append(index)
         results = [None] * len(images)
         for indices in by_shape.values():
-            outputs = self.run(np.stack([prepared[index][0] for index in indices]))
-            for index, output in zip(indices, outputs):
-                results[index] = self.classes(output, prepared[index][1])
+            size = batch_size or len(indices)
+            for start in range(0, len(indices), size):
+                chosen = indices[start : start + size]
+                for index, output in zip(chosen, self.run(np.stack([prepared[index][0] for index in chosen]))):
+                    results[index] = self.classes(output, prepared[index][1])
         return results

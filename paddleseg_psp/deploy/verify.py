@@ -1,73 +1,121 @@
 """Checking that a bundle computes what the network computes."""
 
+import hashlib
+import os
 from collections import namedtuple
 
 import cv2
 import numpy as np
 import paddle
 
-from paddleseg_psp.deploy.predictor import load_predictor
+from paddleseg_psp.deploy.predictor import load_predictor, read_description
+from paddleseg_psp.deploy.sessions import OnnxSession, default_threads
 from paddleseg_psp.errors import UserError
 
 MIN_AGREEMENT = 0.9999  # share of pixels with the same class
 MAX_ERROR = 1e-4  # of probabilities or logits, relative
 _DYNAMIC_SIZES = ((128, 256), (97, 161))  # where height and width may vary: a round size, and one that nothing divides
 
-Comparison = namedtuple("Comparison", "shape onednn agreement error")
-Comparison.__doc__ = """How a bundle's output compares with the network's: the input's shape, whether oneDNN was on, the
-share of pixels with the same class, and the relative error ‖a - b‖ / ‖b‖ of probabilities or logits (None for classes)."""
+Comparison = namedtuple("Comparison", "backend shape agreement error")
+Comparison.__doc__ = """How a bundle's output compares with the network's: what ran it, the input's shape, the share of pixels
+with the same class, and the relative error ‖a - b‖ / ‖b‖ of probabilities or logits (None for classes)."""
 
 
 @paddle.no_grad()
-def verify_bundle(bundle, model):
-    """Runs a bundle and the network it was made from on the same inputs, with oneDNN on and off.
+def verify_bundle(bundle, model, images=()):
+    """Compares a bundle with the network it was made from: its parameters, and its output from every backend it is for.
+
+    That is Paddle Inference with oneDNN on and off and, where it has model.onnx, ONNX Runtime, whose logits are compared even
+    where the bundle gives classes.
 
     Args:
         bundle (str): the folder.
         model (Layer): the network, in evaluation mode.
+        images: paths or arrays [H, W, C], besides made-up inputs; those that do not fit a fixed input shape are left out.
 
     Returns:
         list of Comparison.
 
     Raises:
-        UserError: classes differ on more than 1 - MIN_AGREEMENT of the pixels, or values by more than MAX_ERROR.
+        UserError: a parameter is not the network's, classes differ on more than 1 - MIN_AGREEMENT of the pixels, or values by
+            more than MAX_ERROR.
     """
-    comparisons = []
-    for onednn in (True, False):
-        predictor = load_predictor(bundle, onednn=onednn)
-        for shape in _input_shapes(predictor.input_shape):
-            batch = _sample_batch(shape)
-            expected = model(paddle.to_tensor(batch))[0]
-            comparison = _compare(predictor, onednn, batch, expected)
-            comparisons.append(comparison)
-            if comparison.agreement < MIN_AGREEMENT or (comparison.error or 0) > MAX_ERROR:
-                raise UserError(
-                    f"the exported network differs from the trained one: at input {list(shape)} with oneDNN "
-                    f"{'on' if onednn else 'off'} the classes agree on {comparison.agreement:.4%} of the pixels"
-                    + ("" if comparison.error is None else f", and the relative error is {comparison.error:.2g}")
-                    + "; nothing was exported"
-                )
+    description = read_description(os.path.join(bundle, "deploy.yaml"))
+    runs = [
+        (f"Paddle Inference, oneDNN {'on' if onednn else 'off'}", load_predictor(bundle, onednn=onednn)) for onednn in (1, 0)
+    ]
+    if "onnx" in description:
+        runs.append(("ONNX Runtime", load_predictor(bundle, "onnxruntime")))
+    _check_parameters(os.path.join(bundle, description["model"]), model)
+    batches = [_sample_batch(shape) for shape in _input_shapes(description["input_shape"])]
+    batches += _fitting([runs[0][1].prepare(image)[0] for image in images], description["input_shape"])
+    expected = [model(paddle.to_tensor(batch))[0].numpy() for batch in batches]
+    comparisons = [
+        _compare(name, predictor.run(batch), predictor.output_op, batch.shape, logits)
+        for name, predictor in runs
+        for batch, logits in zip(batches, expected)
+    ]
+    if "onnx" in description and description["output_op"] == "argmax":
+        session = OnnxSession(_with_logits(os.path.join(bundle, description["onnx"])), "cpu", default_threads())
+        for batch, logits in zip(batches, expected):
+            comparisons.append(_compare("ONNX Runtime, logits", session.run_all(batch)[1], "none", batch.shape, logits))
     return comparisons
 
 
-def _compare(predictor, onednn, batch, logits):
-    output = predictor.run(batch)
+def _check_parameters(graph, model):
+    """Raises UserError if the graph has a parameter that the network has not, to the bit."""
+    own = {_digest(value) for value in model.state_dict().values()}
+    loaded = paddle.jit.load(os.path.splitext(graph)[0]).state_dict().values()
+    foreign = [value for value in loaded if _digest(value) not in own]
+    if foreign:
+        raise UserError(
+            f"the exported network differs from the trained one: {len(foreign)} of {len(loaded)} parameters are not the "
+            f"network's, one of them {foreign[0].shape}; export it again"
+        )
+
+
+def _digest(tensor):
+    values = np.ascontiguousarray(tensor.numpy())
+    return values.shape, str(values.dtype), hashlib.sha256(values).digest()
+
+
+def _compare(backend, output, output_op, shape, logits):
     error = None
-    if predictor.output_op == "argmax":
+    if output_op == "argmax":
         classes = output
     else:
-        expected = (paddle.nn.functional.softmax(logits, axis=1) if predictor.output_op == "softmax" else logits).numpy()
+        expected = paddle.nn.functional.softmax(paddle.to_tensor(logits), axis=1).numpy() if output_op == "softmax" else logits
         error = float(np.linalg.norm(output - expected) / np.linalg.norm(expected))
         classes = output.argmax(1)
-    agreement = float((classes == logits.argmax(1).numpy()).mean())
-    return Comparison(batch.shape, onednn, agreement, error)
+    agreement = float((classes == logits.argmax(1)).mean())
+    if agreement < MIN_AGREEMENT or not (error or 0) <= MAX_ERROR:
+        raise UserError(
+            f"the exported network differs from the trained one: at input {list(shape)} in {backend} the classes agree on "
+            f"{agreement:.4%} of the pixels" + ("" if error is None else f", and the relative error is {error:.2g}")
+        )
+    return Comparison(backend, tuple(shape), agreement, error)
+
+
+def _with_logits(path):
+    """Returns an ONNX model that ends with classes as bytes, the logits as a second output."""
+    import onnx
+
+    model = onnx.load(path)
+    last = next(node for node in reversed(model.graph.node) if node.op_type == "ArgMax")
+    model.graph.output.append(onnx.helper.make_empty_tensor_value_info(last.input[0]))
+    return model.SerializeToString()
 
 
 def _input_shapes(shape):
-    batch, channels = (1 if size == -1 else size for size in shape[:2])
-    height, width = shape[2:]
-    sizes = [(h if height == -1 else height, w if width == -1 else width) for h, w in _DYNAMIC_SIZES]
-    return [(batch, channels, *size) for size in dict.fromkeys(sizes)]
+    channels, height, width = shape[1:]
+    sizes = dict.fromkeys((h if height == -1 else height, w if width == -1 else width) for h, w in _DYNAMIC_SIZES)
+    return [(count if shape[0] == -1 else shape[0], channels, *size) for count, size in enumerate(sizes, 1)]
+
+
+def _fitting(images, shape):
+    """Returns each prepared image [C, h, w] that an input shape allows as a batch; a fixed batch repeats it."""
+    fitting = [image for image in images if all(fixed in (-1, size) for fixed, size in zip(shape[1:], image.shape))]
+    return [np.repeat(image[np.newaxis], max(shape[0], 1), axis=0) for image in fitting]
 
 
 def _sample_batch(shape):

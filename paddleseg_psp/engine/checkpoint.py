@@ -24,6 +24,7 @@ from paddleseg_psp.models.weights import load_weights, read_weights
 _PARAMETERS, _OPTIMIZER, _AVERAGE, _STATE = "model.pdparams", "model.pdopt", "average.pdparams", "state.json"
 _SUMS = "SHA256SUMS"
 BEST = "best_model"
+METRICS = "metrics.json"  # of the best model
 _FOLDER = re.compile(r"iter_(\d+)(\.old)?")  # .old: was being replaced when the process died
 
 
@@ -91,12 +92,14 @@ class Checkpoints:
             shutil.rmtree(old)
         return final
 
-    def save_best(self):
-        """Writes best_model/model.pdparams, the weights that the network has now."""
+    def save_best(self, metrics):
+        """Writes best_model/model.pdparams, the weights that the network has now, and metrics.json beside it."""
         path = os.path.join(self._save_dir, BEST, _PARAMETERS)
         try:
             with atomic_path(path) as temporary:
                 paddle.save(self._model.state_dict(), temporary)
+            with atomic_path(os.path.join(self._save_dir, BEST, METRICS)) as temporary, open(temporary, "w") as file:
+                json.dump({"weights_sha256": _sha256(path), **metrics}, file, indent=1)
         except OSError as error:
             raise UserError(f"{path} could not be written: {error.strerror}")
 
@@ -122,6 +125,16 @@ class Checkpoints:
             self._average.set_state_dict(read_weights(path))
         self._scaler.set_state_dict(state.pop("scaler"))
         return Progress(**state)
+
+
+def metrics_of(path):
+    """Returns the metrics that were noted beside a file of weights, or None: there are none, or they are of other weights."""
+    try:
+        with open(os.path.join(os.path.dirname(path), METRICS), encoding="utf-8") as file:
+            metrics = json.load(file)
+        return metrics if metrics.pop("weights_sha256") == _sha256(path) else None
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
 
 
 def find_checkpoints(save_dir):

@@ -47,7 +47,15 @@ class Validation:
             if progress.best_miou is None or miou > progress.best_miou:
                 progress.best_miou, progress.best_iteration, progress.without_gain = miou, iteration, 0
                 if is_main:
-                    self._checkpoints.save_best()
+                    self._checkpoints.save_best(
+                        {
+                            "iteration": iteration,
+                            "images": len(self._dataset),
+                            "mIoU": miou,
+                            "pixel accuracy": matrix.pixel_accuracy(),
+                            "mean accuracy": matrix.mean_accuracy(),
+                        }
+                    )
         self._model.train()
         log.evaluation(matrix, progress, pictures)
         return True

@@ -238,12 +238,20 @@ def _register():
         return False, f"they could not be built: {error}. PADDLESEG_PSP_CACHE names the folder to build them into."
     except RuntimeError as error:
         return False, str(error)
+    problem = register(library)
+    if problem:
+        return False, f"{problem}\nDelete it, and it will be built again."
+    return library.name.startswith("psamask-cuda"), None
+
+
+def register(library):
+    """Registers the operators in a library with Paddle. Returns what went wrong, or None."""
     try:
         operators = core.load_op_meta_info_and_register_op(str(library))
     except Exception as error:  # Paddle raises what it likes here
-        return False, f"{library} cannot be loaded: {error}\nDelete it, and it will be built again."
+        return f"{library} cannot be loaded: {error}"
     framework.OpProtoHolder.instance().update_op_proto(operators)
-    return library.name.startswith("psamask-cuda"), None
+    return None
 
 
 def _problem():

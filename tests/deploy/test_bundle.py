@@ -4,30 +4,34 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from helpers import relative_error, run_python
+from helpers import TinyBackbone, relative_error, run_python
 from paddleseg.models.backbones import ResNet18_vd
+from paddleseg.transforms import Compose
 from PIL import Image
 
+from paddleseg_psp import registry
 from paddleseg_psp.config import Config
+from paddleseg_psp.data import CheckedDataset
 from paddleseg_psp.deploy import export_bundle, load_predictor, verify_bundle
 from paddleseg_psp.engine import evaluate
+from paddleseg_psp.engine.inference import predict_classes
 from paddleseg_psp.engine.metrics import ConfusionMatrix
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.models import PSANet, PSPNet
 
-FILES = {"model.json", "model.pdiparams", "deploy.yaml"}
+FILES = {"model.json", "model.pdiparams", "deploy.yaml", "MODEL_CARD.md"}
 LOGITS_TOLERANCE = 1e-5  # relative, float32
 NORMALIZE = [{"type": "Normalize"}]
 
 
-def network(name, **options):
+def network(name, backbone=TinyBackbone, **options):
     """A network with the statistics of some training, so that its classes vary."""
     paddle.seed(1)
     if name == "PSANet":
         options = {"mid_channels": 8, "head_channels": 16, "aux_channels": 8, "crop_size": (64, 96), **options}
     else:
         options = {"pp_out_channels": 16, **options}
-    model = {"PSANet": PSANet, "PSPNet": PSPNet}[name](6, ResNet18_vd(), **options)
+    model = {"PSANet": PSANet, "PSPNet": PSPNet}[name](6, backbone(), **options)
     for _ in range(2):
         model(paddle.randn([2, 3, 64, 96]))
     model.eval()
@@ -39,7 +43,7 @@ def network(name, **options):
 @pytest.mark.parametrize("shape", [(-1, 3, -1, -1), (1, 3, 64, 96), (2, 3, 65, 97)])
 def test_exported_networks_compute_what_the_network_computes(tmp_path, name, align_corners, shape):
     """At sizes that the exporter never saw, with oneDNN on and off."""
-    model = network(name, align_corners=align_corners)
+    model = network(name, ResNet18_vd, align_corners=align_corners)
     export_bundle(model, str(tmp_path / "bundle"), NORMALIZE, shape, "none")
     batch, _, height, width = shape
     sizes = [(height, width)] if height > 0 else [(64, 96), (97, 131), (40, 200)]
@@ -58,7 +62,7 @@ def test_exported_networks_compute_what_the_network_computes(tmp_path, name, ali
     "options", [{"psa_type": 0}, {"psa_type": 1, "psa_softmax": False}, {"shrink_factor": 1}, {"use_psa": False}]
 )
 def test_options_of_psanet_export(tmp_path, options):
-    comparisons = export_bundle(network("PSANet", **options), str(tmp_path / "bundle"))
+    comparisons = export_bundle(network("PSANet", ResNet18_vd, **options), str(tmp_path / "bundle"))
     assert min(item.agreement for item in comparisons) >= 0.9999
 
 
@@ -86,9 +90,13 @@ def test_outputs(tmp_path, output_op):
 
 
 def test_description_says_how_to_use_the_network(tmp_path):
-    export_bundle(network("PSPNet"), str(tmp_path / "bundle"), NORMALIZE, palette=[(1, 2, 3)])
-    assert set(os.listdir(tmp_path / "bundle")) == FILES
-    description = yaml.safe_load((tmp_path / "bundle" / "deploy.yaml").read_text())["Deploy"]
+    names = ["straße", *"bcdef"]
+    metrics = {"mIoU": 0.5}
+    export_bundle(
+        network("PSANet"), str(tmp_path), NORMALIZE, palette=[(1, 2, 3)] * 6, class_names=names, ignore_index=0, metrics=metrics
+    )
+    assert set(os.listdir(tmp_path)) == FILES | {"psa_operators.so"}
+    description = yaml.safe_load((tmp_path / "deploy.yaml").read_text(encoding="utf-8"))["Deploy"]
     assert description == {
         "model": "model.json",
         "params": "model.pdiparams",
@@ -96,38 +104,91 @@ def test_description_says_how_to_use_the_network(tmp_path):
         "input_shape": [-1, 3, -1, -1],
         "output_op": "argmax",
         "output_dtype": "int32",
-        "palette": [[1, 2, 3]],
+        "ignore_index": 0,
+        "weights": "float32",
+        "paddle_version": paddle.__version__,
+        "mask_size": [7, 11],
+        "operators": "psa_operators.so",
+        "class_names": names,
+        "palette": [[1, 2, 3]] * 6,
     }
+    card = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for words in ("# PSANet with TinyBackbone", "mIoU: 0.5", "| 0 | straße | 1, 2, 3 |", "100.0000%", "7x11"):
+        assert words in card
 
 
 def test_other_files_in_the_folder_stay(tmp_path):
+    """But not those of an earlier bundle."""
     (tmp_path / "model.pdparams").write_text("kept")
+    (tmp_path / "model.onnx").write_text("of a bundle that was here before")
     export_bundle(network("PSPNet"), str(tmp_path))
     assert set(os.listdir(tmp_path)) == FILES | {"model.pdparams"}
 
 
 def test_a_wrong_graph_is_not_exported(tmp_path, monkeypatch):
-    """One weight differs between the network and its graph: verification notices, and nothing is left behind."""
+    """One weight differs a little between the network and its graph: verification notices, and nothing is left behind."""
     model = network("PSPNet")
     original = paddle.jit.save
 
     def save_tampered(graph, path, **options):
-        model.head.conv.bias.set_value(model.head.conv.bias + paddle.to_tensor([5.0, 0, 0, 0, 0, 0]))
+        model.head.conv.bias.set_value(model.head.conv.bias + paddle.to_tensor([1e-3, 0, 0, 0, 0, 0]))
         original(graph, path, **options)
-        model.head.conv.bias.set_value(model.head.conv.bias - paddle.to_tensor([5.0, 0, 0, 0, 0, 0]))
+        model.head.conv.bias.set_value(model.head.conv.bias - paddle.to_tensor([1e-3, 0, 0, 0, 0, 0]))
 
     monkeypatch.setattr(paddle.jit, "save", save_tampered)
-    with pytest.raises(UserError, match="differs from the trained one"):
+    with pytest.raises(UserError, match="differs from the trained one: 1 of .* parameters"):
         export_bundle(model, str(tmp_path / "bundle"))
     assert os.listdir(tmp_path) == []
+    export_bundle(model, str(tmp_path / "bundle"), verify=False)
+    assert "Not compared" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    with pytest.raises(UserError, match="differs from the trained one"):
+        verify_bundle(str(tmp_path / "bundle"), model)
+
+
+def test_a_wrong_computation_is_not_exported(tmp_path, monkeypatch):
+    """All parameters are right, and one operation is not."""
+    model = network("PSPNet")
+    original = paddle.jit.save
+
+    def save_tampered(graph, path, **options):
+        original(graph, path, **options)
+        with open(path + ".json") as file:
+            text = file.read()
+        assert '"1.relu"' in text
+        with open(path + ".json", "w") as file:
+            file.write(text.replace('"1.relu"', '"1.sigmoid"', 1))
+
+    monkeypatch.setattr(paddle.jit, "save", save_tampered)
+    with pytest.raises(UserError, match="differs from the trained one: at input"):
+        export_bundle(model, str(tmp_path / "bundle"))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["PSPNet", "PSANet"])
+def test_half_of_the_space(tmp_path, name):
+    """Weights rounded to float16 are computed with as float32."""
+    model = network(name)
+    export_bundle(model, str(tmp_path / "whole"), output_op="none")
+    comparisons = export_bundle(model, str(tmp_path / "half"), output_op="none", half_weights=True, onnx=True)
+    assert max(item.error for item in comparisons) < 1e-5
+    sizes = [os.path.getsize(tmp_path / kind / "model.pdiparams") for kind in ("whole", "half")]
+    assert 0.49 < sizes[1] / sizes[0] < 0.6  # statistics and biases stay as they are
+    x = paddle.randn([1, 3, 64, 96])
+    expected = model(x)[0].numpy()
+    for backend in ("paddle", "onnxruntime"):
+        assert 1e-6 < relative_error(load_predictor(str(tmp_path / "half"), backend).run(x.numpy()), expected) < 1e-2
+    with pytest.raises(UserError, match="beyond float16's range"):
+        model.backbone.stages[0]._conv.weight.set_value(model.backbone.stages[0]._conv.weight * 1e6)
+        export_bundle(model, str(tmp_path / "half"), half_weights=True)
 
 
 def test_verification_notices_a_changed_network(tmp_path):
     model = network("PSPNet")
     export_bundle(model, str(tmp_path / "bundle"), output_op="none")
     verify_bundle(str(tmp_path / "bundle"), model)
-    model.backbone.conv1_1._conv.weight.set_value(model.backbone.conv1_1._conv.weight * 1.01)
-    with pytest.raises(UserError, match="relative error"):
+    kernel = model.backbone.stages[0]._conv.weight
+    kernel.set_value(kernel * 1.01)
+    with pytest.raises(UserError, match="1 of .* parameters"):
         verify_bundle(str(tmp_path / "bundle"), model)
 
 
@@ -162,10 +223,54 @@ def test_resized_images_come_back_at_their_size(tmp_path):
     assert result.shape == (30, 70)
 
 
+@pytest.mark.parametrize("output_op", ["none", "softmax"])
+@pytest.mark.parametrize(
+    "transform", [{"type": "Resize", "target_size": [96, 64]}, {"type": "ResizeByShort", "short_size": 40}]
+)
+def test_scores_are_resized_as_in_evaluation(tmp_path, output_op, transform):
+    model, transforms = network("PSPNet"), [transform, *NORMALIZE]
+    export_bundle(model, str(tmp_path), transforms, output_op=output_op)
+    image = np.random.RandomState(0).randint(0, 256, (50, 70, 3)).astype("uint8")
+    sample = Compose([registry.build(item, "here") for item in transforms])({"img": image.astype("float32"), "gt_fields": []})
+    expected = predict_classes(model, paddle.to_tensor(sample["img"][np.newaxis]), sample["trans_info"])
+    (actual,) = load_predictor(str(tmp_path)).predict([image])
+    # probabilities and logits are not interpolated alike, and evaluation does logits
+    assert (actual == expected).mean() >= (0.9999 if output_op == "none" else 0.99)
+
+
+def test_images_are_prepared_as_for_the_trained_network(tmp_path, write_config):
+    """To the bit."""
+    config = Config(write_config())
+    export_bundle(network("PSPNet"), str(tmp_path), config.data["val_dataset"]["transforms"])
+    predictor, dataset = load_predictor(str(tmp_path)), config.build_dataset("val_dataset")
+    for index, (path, _) in enumerate(dataset.file_list):
+        np.testing.assert_array_equal(predictor.prepare(path)[0], CheckedDataset(dataset)[index]["img"])
+
+
+def test_grey_images(tmp_path):
+    """As many channels as the network has."""
+    model = PSPNet(2, TinyBackbone(in_channels=1), pp_out_channels=8)
+    model.eval()
+    export_bundle(model, str(tmp_path), [{"type": "Normalize", "mean": [0.5], "std": [0.5]}], (-1, 1, -1, -1), onnx=True)
+    for backend in ("paddle", "onnxruntime"):
+        (result,) = load_predictor(str(tmp_path), backend).predict([np.zeros((40, 50), np.uint8)])
+        assert result.shape == (40, 50)
+
+
 def test_wrong_input_size_says_what_to_do(tmp_path):
     export_bundle(network("PSPNet"), str(tmp_path / "bundle"), input_shape=(1, 3, 64, 96))
     with pytest.raises(UserError, match=r"\[1, 3, 64, 96\], not \[1, 3, 32, 32\]; export it with --input_shape -1 3 32 32"):
         load_predictor(str(tmp_path / "bundle")).run(np.zeros((1, 3, 32, 32), np.float32))
+
+
+def test_a_fixed_batch_takes_any_number_of_images(tmp_path):
+    export_bundle(network("PSPNet"), str(tmp_path), input_shape=(2, 3, 64, 96), output_op="none", onnx=True)
+    x = paddle.randn([5, 3, 64, 96]).numpy()
+    for backend in ("paddle", "onnxruntime"):
+        predictor = load_predictor(str(tmp_path), backend)
+        outputs = predictor.run(x)
+        assert len(outputs) == 5
+        np.testing.assert_array_equal(predictor.run(x[:1]), outputs[:1])
 
 
 @pytest.mark.parametrize("damage", ["no folder", "no parameters", "no yaml", "broken parameters"])
@@ -207,11 +312,16 @@ def test_psanet_of_plain_operators_needs_no_operator(tmp_path, monkeypatch, shap
     assert b"paddleseg_psa" not in (tmp_path / "bundle" / "model.json").read_bytes()
 
 
-def test_psanet_without_a_compiler_says_what_to_install(tmp_path):
+def test_psanet_without_a_compiler(tmp_path):
+    """Takes the operators from the bundle; without those it says what to install."""
     export_bundle(network("PSANet"), str(tmp_path / "bundle"))
     script = "from paddleseg_psp.ops import build; from pathlib import Path; import sys; build.PREBUILT = Path('/nowhere')\n"
-    script += "from paddleseg_psp.deploy import load_predictor; load_predictor(sys.argv[1])"
+    script += "from paddleseg_psp.deploy import load_predictor; import numpy as np\n"
+    script += "load_predictor(sys.argv[1]).run(np.zeros((1, 3, 64, 96), np.float32))"
     environment = {"CXX": "/nonexistent/g++", "PADDLESEG_PSP_CACHE": str(tmp_path / "cache")}
+    process = run_python(["-c", script, tmp_path / "bundle"], env=environment)
+    assert process.returncode == 0, process.stderr
+    os.remove(tmp_path / "bundle" / "psa_operators.so")
     process = run_python(["-c", script, tmp_path / "bundle"], env=environment)
     assert process.returncode != 0
     assert "Install g++" in process.stderr.splitlines()[-1]

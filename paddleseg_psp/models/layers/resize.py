@@ -4,6 +4,7 @@ import paddle
 import paddle.nn.functional as F
 
 
+@paddle.jit.not_to_static  # which would make the choice below a part of the graph
 def spatial_size(x):
     """Returns the height and width of x [N, C, H, W]: ints where the graph knows them, otherwise scalar tensors."""
     height, width = x.shape[2:]

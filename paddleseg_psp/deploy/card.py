@@ -1,0 +1,58 @@
+"""The model card of a bundle."""
+
+import paddle
+
+_OUTPUTS = {
+    "argmax": "classes [N, H, W] int32",
+    "softmax": "probabilities [N, classes, H, W] float32",
+    "none": "logits [N, classes, H, W] float32",
+}
+
+
+def write_card(path, model, description, comparisons, metrics):
+    """Writes what a bundle's user should know, as Markdown.
+
+    Args:
+        path (str): the file.
+        model (Layer): the network.
+        description (dict): of deploy.yaml.
+        comparisons: of `verify_bundle`.
+        metrics (dict|None): name and value, for each metric known.
+    """
+    parameters = sum(int(value.size) for value in model.parameters())
+    backbone = type(model.backbone).__name__ if hasattr(model, "backbone") else None
+    shape = ["any" if size == -1 else str(size) for size in description["input_shape"]]
+    lines = [
+        f"# {type(model).__name__}{f' with {backbone}' if backbone else ''}",
+        "",
+        f"- Input `x` [N, C, H, W] float32: {' × '.join(shape)}; what an image goes through first: "
+        + (", ".join(item["type"] for item in description["transforms"]) or "nothing")
+        + " (`deploy.yaml`, `transforms`). Images are read blue first and given to the network red first.",
+        f"- Output: {_OUTPUTS[description['output_op']]}.",
+        f"- {parameters / 1e6:.2f} million parameters while training, kept here as {description['weights']}, "
+        f"exported by Paddle {paddle.__version__}.",
+    ]
+    if "mask_size" in description:
+        lines.append("- The attention's mask is {}x{} positions of its map.".format(*description["mask_size"]))
+    if "operators" in description:
+        lines.append(
+            f"- The graph has PSANet's operators. `load_predictor` brings them; where the package is not installed, "
+            f"`paddle.base.core.load_op_meta_info_and_register_op` of the same Paddle takes `{description['operators']}`."
+        )
+    lines += ["", "## Metrics", ""]
+    lines += [f"- {name}: {value}" for name, value in (metrics or {}).items()] or ["None are known for these weights."]
+    lines += ["", "## Compared with the trained network", ""]
+    if comparisons:
+        lines += ["| run by | input | pixels with the same class | relative error |", "| --- | --- | --- | --- |"]
+        for item in comparisons:
+            error = "" if item.error is None else f"{item.error:.1e}"
+            lines.append(f"| {item.backend} | {'×'.join(map(str, item.shape))} | {item.agreement:.4%} | {error} |")
+    else:
+        lines.append("Not compared (exported with --no-verify).")
+    if description.get("class_names"):
+        colors = description.get("palette") or [""] * len(description["class_names"])
+        lines += ["", "## Classes", "", "| index | name | red, green, blue |", "| --- | --- | --- |"]
+        for index, (name, color) in enumerate(zip(description["class_names"], colors)):
+            lines.append(f"| {index} | {name} | {', '.join(map(str, color))} |")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")

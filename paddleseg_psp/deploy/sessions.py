@@ -1,0 +1,112 @@
+"""The engines that run a bundle, behind one interface: `run` takes a batch [N, C, H, W] float32 and returns the output."""
+
+import os
+
+import numpy as np
+from paddle import inference
+
+from paddleseg_psp.errors import UserError
+
+# Optimizations with oneDNN that go wrong; its fused convolutions, which make it fast, need neither.
+_BROKEN_PASSES = (
+    "onednn_placement_pass",  # moves single operators to oneDNN: bilinear resizing fails, or returns wrong values
+    "operator_reshape_onednn_fuse_pass",  # drops a reshape behind a transpose, and the graph no longer loads
+)
+
+
+class PaddleSession:
+    """Paddle Inference.
+
+    Args:
+        graph, parameters (str): files.
+        device (str): "cpu" or "gpu".
+        threads (int): on the CPU.
+        onednn (bool): use oneDNN's kernels on the CPU.
+
+    Raises:
+        UserError: it cannot load the files.
+    """
+
+    def __init__(self, graph, parameters, device, threads, onednn):
+        config = inference.Config(graph, parameters)
+        config.disable_glog_info()
+        if device == "gpu":
+            config.enable_use_gpu(256, 0)
+        else:
+            config.disable_gpu()
+            config.set_cpu_math_library_num_threads(threads)
+            if onednn:
+                config.enable_mkldnn()
+                for name in _BROKEN_PASSES:
+                    config.delete_pass(name)
+            else:
+                config.disable_mkldnn()  # it is on by default
+        try:
+            self._predictor = inference.create_predictor(config)
+        except Exception as error:
+            raise UserError(f"Paddle Inference cannot load {graph}: {_last_words(error)}")
+
+    def run(self, batch):
+        handle = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
+        handle.reshape(list(batch.shape))
+        handle.copy_from_cpu(batch)
+        self._predictor.run()
+        return self._predictor.get_output_handle(self._predictor.get_output_names()[0]).copy_to_cpu()
+
+
+class OnnxSession:
+    """ONNX Runtime; arguments as `PaddleSession`, `model` a file or its contents."""
+
+    def __init__(self, model, device, threads):
+        try:
+            import onnxruntime
+        except ImportError:
+            raise UserError("the backend onnxruntime is not installed: pip install onnxruntime (onnxruntime-gpu for GPUs)")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors
+        provider = "CUDAExecutionProvider" if device == "gpu" else "CPUExecutionProvider"
+        if provider not in onnxruntime.get_available_providers():
+            raise UserError(f"this onnxruntime has no {provider}; for GPUs: pip install onnxruntime-gpu")
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=[provider])
+        except Exception as error:
+            name = model if isinstance(model, str) else "the model"
+            raise UserError(f"ONNX Runtime cannot load {name}: {_last_words(error)}")
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, batch):
+        return self.run_all(batch)[0]
+
+    def run_all(self, batch):
+        """Returns all outputs."""
+        return self._session.run(None, {self._input: batch})
+
+
+class OpenVinoSession:
+    """OpenVINO, on the CPU; it reads the ONNX file."""
+
+    def __init__(self, model, device, threads):
+        try:
+            import openvino
+        except ImportError:
+            raise UserError("the backend openvino is not installed: pip install openvino")
+        if device != "cpu":
+            raise UserError("the backend openvino runs on the CPU here; choose onnxruntime or paddle for a GPU")
+        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}  # bfloat16 otherwise, where there is
+        try:
+            self._model = openvino.Core().compile_model(model, "CPU", settings)
+        except Exception as error:
+            raise UserError(f"OpenVINO cannot load {model}: {_last_words(error)}")
+
+    def run(self, batch):
+        return np.array(self._model(batch)[0])
+
+
+def _last_words(error):
+    return " ".join(str(error).split())[-300:]
+
+
+def default_threads():
+    """Returns how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
