@@ -53,5 +53,7 @@ class PSPNet(nn.Module):
             x = stage(x)
             features.append(x)
         branches = [F.interpolate(branch(x), x.shape[2:], mode="bilinear", align_corners=False) for branch in self.branches]
-        outputs = [self.classify(self.fuse(torch.cat([x, *branches[::-1]], 1))), self.auxiliary(features[2])]
+        outputs = [self.classify(self.fuse(torch.cat([x, *branches[::-1]], 1)))]
+        if self.training:
+            outputs.append(self.auxiliary(features[2]))
         return [F.interpolate(output, size, mode="bilinear", align_corners=False) for output in outputs]

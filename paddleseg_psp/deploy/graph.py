@@ -91,7 +91,7 @@ def with_half_weights(model):
     Raises:
         UserError: a weight is beyond float16's range.
     """
-    model = copy.deepcopy(model)
+    model, halves = copy.deepcopy(model), []
     for layer in model.sublayers(include_self=True):
         for name, parameter in list(layer._parameters.items()):
             if parameter is None or parameter.ndim < 2:
@@ -103,17 +103,13 @@ def with_half_weights(model):
             del layer._parameters[name]
             half = paddle.create_parameter(values.shape, "float16", default_initializer=nn.initializer.Assign(values))
             layer.add_parameter(f"{name}_half", half)
-            layer.register_forward_pre_hook(_Widening(name))
+            halves.append((layer, name))
+
+    def widen(*_):
+        for layer, name in halves:
+            widened = paddle.cast(getattr(layer, f"{name}_half"), "float32")
+            object.__setattr__(layer, name, widened)  # Layer's own would register it
+
+    model.register_forward_pre_hook(widen)
     model.eval()
     return model
-
-
-class _Widening:
-    """Gives a layer a parameter in float32 before it computes."""
-
-    def __init__(self, name):
-        self._name = name
-
-    def __call__(self, layer, _):
-        widened = paddle.cast(getattr(layer, f"{self._name}_half"), "float32")
-        object.__setattr__(layer, self._name, widened)  # Layer's own would register it

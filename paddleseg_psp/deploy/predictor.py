@@ -11,6 +11,7 @@ from paddleseg.transforms import Compose
 from paddleseg_psp import registry
 from paddleseg_psp.data import read_image
 from paddleseg_psp.deploy.sessions import OnnxSession, OpenVinoSession, PaddleSession, default_threads
+from paddleseg_psp.deploy.timing import Stopwatch
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.ops import build
 
@@ -154,22 +155,26 @@ class Predictor:
         classes = values.argmax(2) if scores else values
         return classes.astype(np.uint8 if classes.max(initial=0) < 256 else np.uint16)
 
-    def predict(self, images, batch_size=None):
+    def predict(self, images, batch_size=None, stopwatch=None):
         """Returns the class maps [H, W] of images of any sizes, as `classes` does; those of equal sizes run as batches.
 
         Args:
             images: paths or arrays, see `prepare`.
             batch_size (int|None): images run together; None takes all.
+            stopwatch (Stopwatch|None): notes the time of the stages.
         """
-        prepared = [self.prepare(image) for image in images]
-        by_shape = {}
+        stopwatch, by_shape = stopwatch or Stopwatch(), {}
+        with stopwatch.stage("prepare"):
+            prepared = [self.prepare(image) for image in images]
         for index, (array, _) in enumerate(prepared):
             by_shape.setdefault(array.shape, []).append(index)
-        results = [None] * len(images)
-        for indices in by_shape.values():
-            size = batch_size or len(indices)
-            for start in range(0, len(indices), size):
-                chosen = indices[start : start + size]
-                for index, output in zip(chosen, self.run(np.stack([prepared[index][0] for index in chosen]))):
-                    results[index] = self.classes(output, prepared[index][1])
-        return results
+        outputs = [None] * len(images)
+        with stopwatch.stage("run"):
+            for indices in by_shape.values():
+                size = batch_size or len(indices)
+                for start in range(0, len(indices), size):
+                    chosen = indices[start : start + size]
+                    for index, output in zip(chosen, self.run(np.stack([prepared[index][0] for index in chosen]))):
+                        outputs[index] = output
+        with stopwatch.stage("classes"):
+            return [self.classes(output, steps) for output, (_, steps) in zip(outputs, prepared)]

@@ -131,3 +131,22 @@ def test_no_bins_leave_the_fusing_convolution():
     module = PyramidPooling(8, 4, [])
     assert module(paddle.randn([1, 8, 5, 7])).shape == [1, 4, 5, 7]
     assert module.conv_bn_relu2._conv.weight.shape == [4, 8, 3, 3]
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (6, 6), (13, 17), (1, 9)])
+def test_fusing_the_cells_equals_fusing_the_resized_branches(size, align_corners):
+    """In float64, with the gradients of the kernel and of the input; Paddle's resizing has its factors in float32."""
+    paddle.set_default_dtype("float64")
+    try:
+        module = PyramidPooling(8, 6, align_corners=align_corners)
+    finally:
+        paddle.set_default_dtype("float32")
+    module.eval()
+    x = paddle.randn([2, 8, *size], dtype="float64")
+    x.stop_gradient = False
+    results = [module(x), module.conv_bn_relu2(module.pyramid(x))]
+    weight = paddle.randn(results[0].shape, dtype="float64")
+    gradients = [paddle.grad((out * weight).sum(), [x, module.conv_bn_relu2._conv.weight]) for out in results]
+    for own, expected in zip([results[0], *gradients[0]], [results[1], *gradients[1]]):
+        assert relative_error(own.numpy(), expected.numpy()) < 1e-6

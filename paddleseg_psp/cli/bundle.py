@@ -1,0 +1,34 @@
+"""What the commands that run a bundle share: its arguments, by PaddleSeg's names, and loading it."""
+
+import argparse
+
+from paddleseg_psp.deploy import load_predictor
+from paddleseg_psp.deploy.predictor import BACKENDS
+
+
+def switch(text):
+    """Returns whether a flag's value is True or False, in any case."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected True or False, not {text!r}")
+    return text.lower() == "true"
+
+
+def parser(description):
+    """Returns a parser with the arguments about a bundle and what runs it."""
+    result = argparse.ArgumentParser(description=description)
+    result.add_argument("--config", required=True, help="the bundle's deploy.yaml")
+    result.add_argument(
+        "--backend", default="paddle", choices=BACKENDS, help="what runs it; all but paddle need --onnx at export"
+    )
+    result.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
+    result.add_argument("--cpu_threads", type=int, help="threads on the CPU; all cores by default")
+    result.add_argument(
+        "--enable_mkldnn", type=switch, default=True, metavar="True|False", help="oneDNN on the CPU, with the backend paddle"
+    )
+    result.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return result
+
+
+def loaded(args):
+    """Returns the predictor that the arguments mean."""
+    return load_predictor(args.config, args.backend, args.device, args.cpu_threads, args.enable_mkldnn)

@@ -1,0 +1,37 @@
+"""The metrics of a bundle on a labelled data set."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from paddleseg_psp.data import CheckedDataset
+from paddleseg_psp.engine.metrics import ConfusionMatrix
+from paddleseg_psp.progress import track
+
+
+def evaluate_bundle(predictor, dataset, batch_size=1):
+    """Compares a bundle's class maps with the labels of a data set.
+
+    Args:
+        predictor (Predictor): see `load_predictor`; its own transforms prepare the images.
+        dataset: a data set of paddleseg or this package, mode "val".
+        batch_size (int): images run together; those of one size can be.
+
+    Returns:
+        ConfusionMatrix: over all images.
+
+    Raises:
+        UserError: a file that cannot be read, or a wrong label.
+    """
+    checked, matrix = CheckedDataset(dataset), ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
+    batches = [range(start, min(start + batch_size, len(checked))) for start in range(0, len(checked), batch_size)]
+
+    def read(batch):
+        return [checked.read(index) for index in batch]
+
+    with ThreadPoolExecutor(1) as reader:  # reads a batch while another runs
+        waiting = reader.submit(read, batches[0])
+        for following in track([*batches[1:], None], len(batches), "[EVAL]"):
+            pairs = waiting.result()
+            waiting = reader.submit(read, following) if following else None
+            for classes, (_, label) in zip(predictor.predict([image for image, _ in pairs]), pairs):
+                matrix.update(classes, label)
+    return matrix

@@ -1,0 +1,44 @@
+"""How long the stages of inference take."""
+
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+
+import numpy as np
+
+
+class Stopwatch:
+    """Notes the seconds of each stage each time.
+
+    Attributes:
+        seconds (dict): stage -> list of seconds.
+    """
+
+    def __init__(self):
+        self.seconds = defaultdict(list)
+
+    @contextmanager
+    def stage(self, name):
+        """Times a block."""
+        begun = time.perf_counter()
+        yield
+        self.seconds[name].append(time.perf_counter() - begun)
+
+    def table(self, images, batch_size):
+        """Returns a table of the milliseconds that a batch spends in each stage, and the images a second.
+
+        The first batch warms up; where there are more it does not count.
+
+        Args:
+            images (int): all that were run.
+            batch_size (int): of them together.
+        """
+        steady = {name: np.array(seconds[1:] or seconds) for name, seconds in self.seconds.items()}
+        counted = images - batch_size if len(next(iter(self.seconds.values()))) > 1 else images
+        steady["together"] = np.sum(list(steady.values()), axis=0)
+        rows = [f"{'ms a batch':<12}{'mean':>10}{'50 %':>10}{'90 %':>10}{'95 %':>10}{'99 %':>10}"]
+        for name, seconds in steady.items():
+            values = [seconds.mean(), *np.percentile(seconds, [50, 90, 95, 99])]
+            rows.append(f"{name:<12}" + "".join(f"{value * 1e3:>10.1f}" for value in values))
+        rows.append(f"{counted / steady['together'].sum():.2f} images/s, batch {batch_size}")
+        return "\n".join(rows)
