@@ -24,8 +24,8 @@ $(VENV)/.operator: $(VENV)/.installed $(wildcard paddleseg_psp/ops/*.py paddlese
 	$(RUN) python -m paddleseg_psp.ops.build || echo "Going on without the compiled operator: plain Paddle operators replace it"
 	@touch $@
 
-$(VENV)/.tested: $(VENV)/.installed requirements-dev.txt
-	$(VENV)/bin/pip install --quiet -r requirements-dev.txt
+$(VENV)/.tested: $(VENV)/.installed requirements-dev.txt deploy/serving/requirements.txt
+	$(VENV)/bin/pip install --quiet -r requirements-dev.txt deploy/serving/requirements.txt
 	@touch $@
 
 $(PICTURES): test_tipc/output/%/demo.png: $(VENV)/.operator $(SOURCES)

@@ -11,12 +11,12 @@ from paddleseg_psp.engine.evaluator import log_metrics
 from paddleseg_psp.errors import UserError
 
 
-def parse_arguments():
+def parse_arguments(argv=None):
     parser = bundle.parser("Evaluate an exported bundle on a labelled data set.")
     parser.add_argument("--dataset", required=True, help="a configuration whose val_dataset has the images and labels")
     parser.add_argument("--opts", nargs="+", metavar="KEY=VALUE", help="override values of that configuration")
     parser.add_argument("--batch_size", type=int, default=1, help="images run together; only those of one size can be")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def evaluate(args):
@@ -27,5 +27,9 @@ def evaluate(args):
     log_metrics(matrix, len(dataset), getattr(dataset, "CLASS_NAMES", None))
 
 
+def main(argv=None):
+    run(evaluate, parse_arguments(argv))
+
+
 if __name__ == "__main__":
-    run(evaluate, parse_arguments())
+    main()

@@ -21,7 +21,6 @@ def parse_arguments():
     parser.add_argument("--save_dir", default="./output", help="gets a palette PNG of class indices for each image")
     parser.add_argument("--batch_size", type=int, default=1, help="images run together; only those of one size can be")
     parser.add_argument("--use_trt", type=bundle.switch, default=False, metavar="False", help="TensorRT is not supported")
-    parser.add_argument("--precision", default="fp32", help="only fp32 is supported")
     parser.add_argument("--benchmark", type=bundle.switch, default=False, metavar="True|False", help="print times")
     parser.add_argument("--model_name", default="model", help="name in the benchmark's output")
     parser.add_argument("--save_log_path", help="file that also gets the benchmark's output")
@@ -29,8 +28,8 @@ def parse_arguments():
 
 
 def infer(args):
-    if args.use_trt or args.precision != "fp32":
-        raise UserError("only --use_trt False and --precision fp32 are supported")
+    if args.use_trt:
+        raise UserError("only --use_trt False is supported")
     if args.batch_size < 1:
         raise UserError("--batch_size must be at least 1")
     images, folder = find_images(args.image_path)

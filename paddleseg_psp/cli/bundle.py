@@ -3,7 +3,7 @@
 import argparse
 
 from paddleseg_psp.deploy import load_predictor
-from paddleseg_psp.deploy.predictor import BACKENDS
+from paddleseg_psp.deploy.predictor import BACKENDS, PRECISIONS
 
 
 def switch(text):
@@ -25,10 +25,11 @@ def parser(description):
     result.add_argument(
         "--enable_mkldnn", type=switch, default=True, metavar="True|False", help="oneDNN on the CPU, with the backend paddle"
     )
+    result.add_argument("--precision", default="fp32", choices=PRECISIONS, help="int8 needs onnxruntime and deploy/quantize.py")
     result.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return result
 
 
 def loaded(args):
     """Returns the predictor that the arguments mean."""
-    return load_predictor(args.config, args.backend, args.device, args.cpu_threads, args.enable_mkldnn)
+    return load_predictor(args.config, args.backend, args.device, args.cpu_threads, args.enable_mkldnn, args.precision)

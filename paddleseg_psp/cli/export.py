@@ -8,6 +8,7 @@ from paddleseg_psp.cli.inputs import trained_model
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.config import Config
 from paddleseg_psp.deploy import export_bundle
+from paddleseg_psp.deploy.verify import summary
 from paddleseg_psp.engine.checkpoint import metrics_of
 from paddleseg_psp.errors import UserError
 
@@ -43,10 +44,10 @@ def _export(args):
         images=_images(config) if args.verify else (),
         metrics=metrics_of(args.model_path),
     )
-    for item in comparisons:
-        error = "" if item.error is None else f", relative error {item.error:.1e}"
-        same = f"{item.agreement:.4%} of the pixels have the network's class"
-        logger.info(f"Verified at {list(item.shape)}, {item.backend}: {same}{error}")
+    for backend, inputs, sizes, agreement, error in summary(comparisons):
+        worst = f"at least {agreement:.4%} of the pixels have the network's class"
+        worst += "" if error is None else f", relative error at most {error:.1e}"
+        logger.info(f"Verified in {backend} on {inputs} inputs ({sizes}): {worst}")
     if not args.verify:
         logger.warning("Not verified: whether the exported model computes what the network computes is unknown")
     logger.info(f"The exported model is in {args.save_dir}")

@@ -8,15 +8,17 @@ import yaml
 
 from paddleseg_psp.deploy.card import write_card
 from paddleseg_psp.deploy.graph import OUTPUT_OPS, with_half_weights, write_graph, write_onnx
+from paddleseg_psp.deploy.quantization import INT8
 from paddleseg_psp.deploy.verify import verify_bundle
 from paddleseg_psp.files import require_writable
+from paddleseg_psp.models.cost import multiply_adds
 from paddleseg_psp.models.layers import PointWiseSpatialAttention
 from paddleseg_psp.ops import build
 
 DYNAMIC_SHAPE = (-1, 3, -1, -1)
 ONNX, OPERATORS = "model.onnx", "psa_operators.so"
 # All that a bundle may have; deploy.yaml comes last and goes first, so that none is beside files that do not belong to it.
-FILES = ("model.json", "model.pdmodel", "model.pdiparams", ONNX, OPERATORS, "MODEL_CARD.md", "deploy.yaml")
+FILES = ("model.json", "model.pdmodel", "model.pdiparams", ONNX, INT8, OPERATORS, "MODEL_CARD.md", "deploy.yaml")
 
 
 def export_bundle(
@@ -81,6 +83,7 @@ def export_bundle(
             "ignore_index": ignore_index,
             "weights": "float16" if half_weights else "float32",
             "paddle_version": paddle.__version__,
+            "multiply_adds_per_pixel": _multiply_adds_per_pixel(model, input_shape),
         }
         if onnx:
             write_onnx(exported, os.path.join(temporary, ONNX), input_shape, output_op)
@@ -104,6 +107,11 @@ def export_bundle(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return comparisons
+
+
+def _multiply_adds_per_pixel(model, input_shape):
+    channels, height, width = (fixed if fixed != -1 else size for fixed, size in zip(input_shape[1:], (3, 256, 512)))
+    return round(sum(multiply_adds(model, [1, channels, height, width]).values()) / (height * width))
 
 
 def _has_operators(graph):

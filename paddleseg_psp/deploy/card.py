@@ -2,6 +2,8 @@
 
 import paddle
 
+from paddleseg_psp.deploy.verify import summary
+
 _OUTPUTS = {
     "argmax": "classes [N, H, W] int32",
     "softmax": "probabilities [N, classes, H, W] float32",
@@ -21,6 +23,7 @@ def write_card(path, model, description, comparisons, metrics):
     """
     parameters = sum(int(value.size) for value in model.parameters())
     backbone = type(model.backbone).__name__ if hasattr(model, "backbone") else None
+    cost = f"{description['multiply_adds_per_pixel'] / 1e3:.0f} thousand multiply-adds a pixel"
     shape = ["any" if size == -1 else str(size) for size in description["input_shape"]]
     lines = [
         f"# {type(model).__name__}{f' with {backbone}' if backbone else ''}",
@@ -30,7 +33,7 @@ def write_card(path, model, description, comparisons, metrics):
         + " (`deploy.yaml`, `transforms`). Images are read blue first and given to the network red first.",
         f"- Output: {_OUTPUTS[description['output_op']]}.",
         f"- {parameters / 1e6:.2f} million parameters while training, kept here as {description['weights']}, "
-        f"exported by Paddle {paddle.__version__}.",
+        f"{cost}, exported by Paddle {paddle.__version__}.",
     ]
     if "mask_size" in description:
         lines.append("- The attention's mask is {}x{} positions of its map.".format(*description["mask_size"]))
@@ -40,13 +43,15 @@ def write_card(path, model, description, comparisons, metrics):
             f"`paddle.base.core.load_op_meta_info_and_register_op` of the same Paddle takes `{description['operators']}`."
         )
     lines += ["", "## Metrics", ""]
-    lines += [f"- {name}: {value}" for name, value in (metrics or {}).items()] or ["None are known for these weights."]
+    lines += [f"- {name}: {_shown(value)}" for name, value in (metrics or {}).items()] or ["None are known for these weights."]
     lines += ["", "## Compared with the trained network", ""]
     if comparisons:
-        lines += ["| run by | input | pixels with the same class | relative error |", "| --- | --- | --- | --- |"]
-        for item in comparisons:
-            error = "" if item.error is None else f"{item.error:.1e}"
-            lines.append(f"| {item.backend} | {'×'.join(map(str, item.shape))} | {item.agreement:.4%} | {error} |")
+        lines += [
+            "| run by | inputs | sizes | pixels with the same class | relative error |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for backend, inputs, sizes, agreement, error in summary(comparisons):
+            lines.append(f"| {backend} | {inputs} | {sizes} | {agreement:.4%} | {'' if error is None else f'{error:.1e}'} |")
     else:
         lines.append("Not compared (exported with --no-verify).")
     if description.get("class_names"):
@@ -56,3 +61,7 @@ def write_card(path, model, description, comparisons, metrics):
             lines.append(f"| {index} | {name} | {', '.join(map(str, color))} |")
     with open(path, "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
+
+
+def _shown(value):
+    return f"{value:.4f}" if isinstance(value, float) else value

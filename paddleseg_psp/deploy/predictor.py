@@ -16,10 +16,11 @@ from paddleseg_psp.errors import UserError
 from paddleseg_psp.ops import build
 
 BACKENDS = ("paddle", "onnxruntime", "openvino")
+PRECISIONS = ("fp32", "int8")
 _KEYS = ("model", "params", "transforms", "input_shape", "output_op")
 
 
-def load_predictor(bundle, backend="paddle", device="cpu", threads=None, onednn=True):
+def load_predictor(bundle, backend="paddle", device="cpu", threads=None, onednn=True, precision="fp32", description=None):
     """Returns a `Predictor` for a bundle.
 
     Args:
@@ -28,22 +29,29 @@ def load_predictor(bundle, backend="paddle", device="cpu", threads=None, onednn=
         device (str): "cpu" or "gpu".
         threads (int|None): CPU threads; None takes all cores.
         onednn (bool): let Paddle Inference use oneDNN's kernels on the CPU; faster, and the same results.
+        precision (str): "fp32", or with onnxruntime "int8" where deploy/quantize.py has added that.
+        description (dict|None): in place of what deploy.yaml says.
 
     Raises:
         UserError: an incomplete bundle, a backend that is not installed, or PSANet's operators that cannot be loaded.
     """
     if backend not in BACKENDS:
         raise UserError(f"there is no backend {backend!r}{registry.suggestion(backend, BACKENDS)}")
+    if precision not in PRECISIONS or precision == "int8" and backend != "onnxruntime":
+        raise UserError(f"the backend {backend} has no precision {precision!r}: fp32 everywhere, int8 in onnxruntime")
     path = os.path.join(bundle, "deploy.yaml") if os.path.isdir(bundle) else bundle
-    description, folder = read_description(path), os.path.dirname(path)
+    description, folder = description or read_description(path), os.path.dirname(path)
     if backend == "paddle":
         graph, parameters = (_existing(folder, description[key]) for key in ("model", "params"))
         _load_operators(graph, folder, description)
         session = PaddleSession(graph, parameters, device, threads or default_threads(), onednn)
     else:
-        if "onnx" not in description:
-            raise UserError(f"{path}: the bundle has no ONNX file for the backend {backend}; export it with --onnx")
-        model = _existing(folder, description["onnx"])
+        key, advice = (
+            ("onnx", "export it with --onnx") if precision == "fp32" else ("onnx_int8", "run deploy/quantize.py first")
+        )
+        if key not in description:
+            raise UserError(f"{path}: the bundle has no {key} file for the backend {backend}; {advice}")
+        model = _existing(folder, description[key])
         session = {"onnxruntime": OnnxSession, "openvino": OpenVinoSession}[backend](
             model, device, threads or default_threads()
         )

@@ -65,6 +65,7 @@ class OnnxSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors
+        options.enable_mem_pattern = False  # a plan kept for each shape that ever came: images have many
         provider = "CUDAExecutionProvider" if device == "gpu" else "CPUExecutionProvider"
         if provider not in onnxruntime.get_available_providers():
             raise UserError(f"this onnxruntime has no {provider}; for GPUs: pip install onnxruntime-gpu")

@@ -42,3 +42,25 @@ class Stopwatch:
             rows.append(f"{name:<12}" + "".join(f"{value * 1e3:>10.1f}" for value in values))
         rows.append(f"{counted / steady['together'].sum():.2f} images/s, batch {batch_size}")
         return "\n".join(rows)
+
+
+def product_rate(threads, size=3072):
+    """Returns the floating-point operations a second of a float32 matrix product in ONNX Runtime, the best of three."""
+    from onnx import TensorProto, helper
+
+    from paddleseg_psp.deploy.sessions import OnnxSession
+
+    random = np.random.RandomState(0)
+    weight = helper.make_tensor(
+        "w", TensorProto.FLOAT, [size, size], random.rand(size, size).astype(np.float32).tobytes(), raw=True
+    )
+    shapes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [size, size]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "product", shapes[:1], shapes[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    session, x = OnnxSession(model.SerializeToString(), "cpu", threads), random.rand(size, size).astype(np.float32)
+    seconds = []
+    for _ in range(4):
+        begun = time.perf_counter()
+        session.run(x)
+        seconds.append(time.perf_counter() - begun)
+    return 2 * size**3 / min(seconds[1:])

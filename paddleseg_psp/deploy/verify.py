@@ -62,6 +62,17 @@ def verify_bundle(bundle, model, images=()):
     return comparisons
 
 
+def summary(comparisons):
+    """Returns for each backend the number of inputs, their sizes "HxW", the least agreement and the largest error (or None)."""
+    rows = []
+    for backend in dict.fromkeys(item.backend for item in comparisons):
+        own = [item for item in comparisons if item.backend == backend]
+        sizes = dict.fromkeys("x".join(map(str, item.shape[2:])) for item in own)
+        errors = [item.error for item in own if item.error is not None]
+        rows.append((backend, len(own), ", ".join(sizes), min(item.agreement for item in own), max(errors, default=None)))
+    return rows
+
+
 def _check_parameters(graph, model):
     """Raises UserError if the graph has a parameter that the network has not, to the bit."""
     own = {_digest(value) for value in model.state_dict().values()}

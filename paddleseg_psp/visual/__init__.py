@@ -3,6 +3,7 @@ from paddleseg_psp.visual.confusion import draw_confusion_matrix
 from paddleseg_psp.visual.curves import draw_curves
 from paddleseg_psp.visual.legend import draw_legend
 from paddleseg_psp.visual.masks import color_map, colorize, overlay, save_classes, save_index_png, viewable
+from paddleseg_psp.visual.throughput import draw_throughput
 
 __all__ = [
     "color_map",
@@ -11,6 +12,7 @@ __all__ = [
     "draw_confusion_matrix",
     "draw_curves",
     "draw_legend",
+    "draw_throughput",
     "overlay",
     "save_classes",
     "save_index_png",

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 from paddleseg.utils.visualize import get_color_map_list, get_pseudo_color_map
+from PIL import Image
 
 IGNORED = 255  # the value of pixels that count for nothing, in the labels of all data sets
 
@@ -26,19 +27,23 @@ def overlay(image, classes, colors, image_weight=0.6):
 
 
 def save_classes(path, classes):
-    """Writes a class map [H, W] as a grey PNG whose pixels are the class indices: 8 bits or, where one is above 255, 16."""
-    cv2.imwrite(path, classes.astype(np.uint8 if classes.max(initial=0) < 256 else np.uint16))
+    """Writes a class map [H, W] as a grey PNG whose pixels are the class indices: 8 bits or, where one is above 255, 16.
+
+    `path` may be an open file.
+    """
+    Image.fromarray(classes.astype(np.uint8 if classes.max(initial=0) < 256 else np.uint16)).save(path, "PNG")
 
 
 def save_index_png(path, classes, colors):
     """Writes a class map [H, W] as a PNG whose pixels are the class indices and whose palette has the colours.
 
-    Palettes have 256 colours: with a class above that, the pixels have the colours themselves.
+    Palettes have 256 colours: with a class above that, the pixels have the colours themselves. `path` may be an open file.
     """
     if classes.max(initial=0) > 255:
-        cv2.imwrite(path, colorize(classes, colors))
-        return
-    get_pseudo_color_map(classes, colors.flatten().tolist()).save(path)
+        picture = Image.fromarray(np.take(colors, classes, axis=0, mode="wrap"))
+    else:
+        picture = get_pseudo_color_map(classes, colors.flatten().tolist())
+    picture.save(path, "PNG")
 
 
 def viewable(image):

@@ -107,6 +107,7 @@ def test_description_says_how_to_use_the_network(tmp_path):
         "ignore_index": 0,
         "weights": "float32",
         "paddle_version": paddle.__version__,
+        "multiply_adds_per_pixel": description["multiply_adds_per_pixel"],
         "mask_size": [7, 11],
         "operators": "psa_operators.so",
         "class_names": names,

@@ -103,7 +103,7 @@ def test_an_aborting_exporter_ends_the_export_alone(tmp_path, monkeypatch):
 
 def test_backends_that_cannot_be_had(tmp_path, monkeypatch):
     export_bundle(network("PSPNet"), str(tmp_path), verify=False)
-    with pytest.raises(UserError, match="no ONNX file for the backend onnxruntime; export it with --onnx"):
+    with pytest.raises(UserError, match="no onnx file for the backend onnxruntime; export it with --onnx"):
         load_predictor(str(tmp_path), "onnxruntime")
     with pytest.raises(UserError, match="there is no backend 'onnx-runtime'; did you mean onnxruntime"):
         load_predictor(str(tmp_path), "onnx-runtime")

@@ -117,6 +117,17 @@ class PointWiseSpatialAttention(nn.Layer):
             attended = resize(attended, size, align_corners)
         return paddle.concat([x, attended], axis=1)
 
+    def own_multiply_adds(self, shape):
+        """Returns the multiply-adds of the weighted sums for an input [N, C, H, W]: of what the masks reach."""
+        size, _ = self._shrunk_size(shape[2:])
+        halves = [length if self.compact else mask // 2 for mask, length in zip(self.mask_size, size)]
+        rows, columns = (
+            sum(min(place + half, length - 1) - max(place - half, 0) + 1 for place in range(length))
+            for half, length in zip(halves, size)
+        )
+        directions = 2 if self.psa_type == "bi-direction" else 1
+        return shape[0] * self.reduce_layer._conv.weight.shape[0] * rows * columns * directions
+
     @paddle.jit.not_to_static  # plain Python on sizes
     def _shrunk_size(self, size):
         """Returns the size at which attention runs and whether resizing to and from it aligns corners."""

@@ -108,6 +108,16 @@ class PyramidPooling(nn.Layer):
             fused = fused + self._fused_branches(branches, kernels, spatial_size(x)).astype(fused.dtype)
         return fuse._relu(fuse._batch_norm(fused))
 
+    def own_multiply_adds(self, shape):
+        """Returns the multiply-adds of fusing an input [N, C, H, W]: of the convolution on it, and of the branches' cells."""
+        batch, channels, height, width = shape
+        out, all_channels = self.conv_bn_relu2._conv.weight.shape[:2]
+        per_output = channels * 9 * height * width
+        for stage in self.stages:
+            cells = 3 * stage[0].bins
+            per_output += (all_channels - channels) // len(self.stages) * cells**2 + cells**2 * width + cells * width * height
+        return batch * out * per_output
+
     def _fused_branches(self, branches, kernels, size):
         """Returns the sum of the branches [N, B, bins, bins], each resized and convolved with its kernel [out, B, 3, 3]."""
         height, width = size

@@ -1,0 +1,194 @@
+"""The HTTP service: an image in, its class map out."""
+
+import asyncio
+import io
+import os
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse, JSONResponse
+from PIL import Image
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from paddleseg_psp.deploy.batching import Batcher
+from paddleseg_psp.deploy.decoding import FORMATS, RefusedImage, decode_image
+from paddleseg_psp.visual import color_map, overlay, save_classes, save_index_png, viewable
+
+_PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.html")
+_BODY = {"requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}}
+
+
+@dataclass
+class Limits:
+    """What the service takes on.
+
+    Attributes:
+        max_bytes (int): of an image's file.
+        max_pixels (int): of an image.
+        max_requests (int): at once; more get 503. They wait as the files that they are.
+        max_batch (int): images run together; twice as many are decoded at once.
+        max_wait (float): seconds that an image waits for others to run with.
+        timeout (float): seconds until a request gets 504.
+    """
+
+    max_bytes: int = 16 * 2**20
+    max_pixels: int = 2**23
+    max_requests: int = 256
+    max_batch: int = 8
+    max_wait: float = 0.005
+    timeout: float = 60.0
+
+
+class _Metrics:
+    def __init__(self, active):
+        self.registry = CollectorRegistry()
+        self.requests = Counter("requests", "requests for predictions", ["status"], registry=self.registry)
+        self.seconds = Histogram("request_seconds", "from a request to its answer", registry=self.registry)
+        sizes = (1, 2, 4, 8, 16, 32, 64)
+        self.batches = Histogram("batch_size", "images run together", buckets=sizes, registry=self.registry)
+        Gauge("active_requests", "requests at this moment", registry=self.registry).set_function(active)
+
+
+def create_app(predictor, limits=None):
+    """Returns the service for a predictor whose images have one or three channels, as a FastAPI application."""
+    service = _Service(predictor, limits or Limits())
+
+    @asynccontextmanager
+    async def lifespan(_):
+        service.start()
+        yield
+        await run_in_threadpool(service.batcher.close)
+
+    app = FastAPI(title="Scene parsing", lifespan=lifespan)
+
+    @app.post("/predict", openapi_extra=_BODY, responses={200: {"content": {"image/png": {}, "application/json": {}}}})
+    async def predict(request: Request, output: Literal["color", "ids", "overlay", "json"] = "color"):
+        """The class map of an image, the request's body (JPEG, PNG, BMP, TIFF or WEBP).
+
+        As a PNG: `color` has class indices as pixels and the classes' colours as palette, `ids` is grey, `overlay` mixes image
+        and colours. `json` tells each class's share of the pixels.
+        """
+        return await service.answer(request, output)
+
+    @app.get("/health")
+    async def health():
+        """Whether the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready():
+        """Whether images would be taken now: 503 if not."""
+        if service.is_ready():
+            return {"status": "ready"}
+        return JSONResponse({"status": "not ready"}, 503)
+
+    @app.get("/metrics")
+    async def metrics():
+        """Figures for Prometheus."""
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def page():
+        with open(_PAGE, encoding="utf-8") as file:
+            return file.read()
+
+    return app
+
+
+class _Service:
+    def __init__(self, predictor, limits):
+        self.predictor, self.limits = predictor, limits
+        self.channels, self.colors = predictor.input_shape[1], color_map(predictor.palette)
+        self.active, self.batcher = 0, None
+        self.metrics = _Metrics(lambda: self.active)
+
+    def start(self):
+        limits = self.limits
+        self.batcher = Batcher(self.predictor.run, limits.max_batch, limits.max_wait, self.metrics.batches.observe)
+        self.decoded = asyncio.Semaphore(2 * limits.max_batch)
+
+    def is_ready(self):
+        return self.batcher is not None and self.batcher.is_alive() and self.active < self.limits.max_requests
+
+    async def answer(self, request, output):
+        """Returns the response to a request, and counts it."""
+        with self.metrics.seconds.time():
+            try:
+                response = await self._answer_in_time(request, output)
+            except HTTPException as error:
+                self.metrics.requests.labels(error.status_code).inc()
+                raise
+        self.metrics.requests.labels(200).inc()
+        return response
+
+    async def _answer_in_time(self, request, output):
+        if self.active >= self.limits.max_requests:
+            raise HTTPException(503, "too many requests at once; try again", headers={"Retry-After": "1"})
+        self.active += 1
+        try:
+            return await asyncio.wait_for(self._predict(request, output), self.limits.timeout)
+        except asyncio.TimeoutError:
+            raise HTTPException(504, f"this took longer than {self.limits.timeout:g} s")
+        except RefusedImage as refused:
+            raise HTTPException(refused.status, str(refused))
+        finally:
+            self.active -= 1
+
+    async def _predict(self, request, output):
+        data = await self._body(request)
+        async with self.decoded:
+            image = await run_in_threadpool(decode_image, data, self.limits.max_pixels, self.channels)
+            prepared, steps = await run_in_threadpool(self.predictor.prepare, image)
+            fixed = self.predictor.input_shape[1:]
+            if any(size not in (-1, own) for size, own in zip(fixed, prepared.shape)):
+                raise RefusedImage(422, f"this network takes images of {fixed[2]}x{fixed[1]} pixels")
+            scores = await asyncio.wrap_future(self.batcher.submit(prepared))
+            classes = await run_in_threadpool(self.predictor.classes, scores, steps)
+            return await run_in_threadpool(self._encode, image, classes, output)
+
+    async def _body(self, request):
+        """Returns a request's body, refused as soon as it is too long."""
+        limit, data = self.limits.max_bytes, bytearray()
+        too_long = RefusedImage(413, f"the image has more than {limit} bytes")
+        length = request.headers.get("content-length", "0")
+        if length.isdigit() and int(length) > limit:
+            raise too_long
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > limit:
+                raise too_long
+        if not data:
+            raise RefusedImage(400, f"the request's body is empty; send an image ({', '.join(FORMATS)}) as the body")
+        return bytes(data)
+
+    def _encode(self, image, classes, output):
+        if output == "json":
+            return JSONResponse(self._shares(classes))
+        file = io.BytesIO()
+        if output == "ids":
+            save_classes(file, classes)
+        elif output == "color":
+            save_index_png(file, classes, self.colors)
+        else:
+            mixed = overlay(viewable(image), classes, self.colors)
+            Image.fromarray(np.ascontiguousarray(mixed[..., ::-1])).save(file, "PNG")
+        return Response(file.getvalue(), media_type="image/png")
+
+    def _shares(self, classes):
+        names = self.predictor.class_names or []
+        found = [
+            {
+                "index": index,
+                "name": names[index] if index < len(names) else str(index),
+                "color": self.colors[index % len(self.colors)].tolist(),
+                "share": count / classes.size,
+            }
+            for index, count in enumerate(np.bincount(classes.ravel()).tolist())
+            if count
+        ]
+        found.sort(key=lambda item: -item["share"])
+        return {"width": classes.shape[1], "height": classes.shape[0], "classes": found}

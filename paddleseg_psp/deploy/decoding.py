@@ -1,0 +1,60 @@
+"""Decoding images that strangers send."""
+
+import io
+import warnings
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+_FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}
+
+
+class RefusedImage(Exception):
+    """An image that is not taken.
+
+    Attributes:
+        status (int): the HTTP status that says so.
+    """
+
+    def __init__(self, status, message):
+        super().__init__(message)
+        self.status = status
+
+
+def decode_image(data, max_pixels, channels=3):
+    """Returns the image in a file's bytes as `paddleseg_psp.data.read_image` reads the file: turned as its EXIF data says.
+
+    Args:
+        data (bytes): a file of one of FORMATS.
+        max_pixels (int): images with more are refused before they are decoded.
+        channels (int): 3 for [H, W, 3] (blue, green, red), 1 for [H, W].
+
+    Raises:
+        RefusedImage: not an image (415), too large (413), damaged, or of several frames (422).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of what is refused here
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError:
+            raise RefusedImage(415, f"this is no image of a kind that is read here: {', '.join(FORMATS)}")
+        except Image.DecompressionBombError:
+            raise RefusedImage(413, f"the image has more than {max_pixels} pixels")
+        except Exception as error:  # Pillow has many exceptions for broken files
+            raise RefusedImage(422, f"the image is damaged: {error}")
+        width, height = image.size
+        if width * height > max_pixels:
+            raise RefusedImage(413, f"the image has {width}x{height} pixels; at most {max_pixels} are taken")
+        try:
+            frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1  # a photo and its previews
+            image.load()  # OpenCV makes up what a truncated file lacks
+        except Exception as error:
+            raise RefusedImage(422, f"the image is damaged: {error}")
+    if frames > 1:
+        raise RefusedImage(422, f"the image has {frames} frames; send one")
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[channels])
+    if array is None:
+        raise RefusedImage(422, "the image is damaged, or of a variant that is not read")
+    return array

@@ -1,0 +1,114 @@
+"""An int8 version of a bundle's ONNX file, measured before it is kept."""
+
+import logging
+import os
+import tempfile
+import time
+from collections import namedtuple
+
+import numpy as np
+import yaml
+
+from paddleseg_psp.data import CheckedDataset
+from paddleseg_psp.deploy.evaluation import evaluate_bundle
+from paddleseg_psp.deploy.predictor import load_predictor, read_description
+from paddleseg_psp.errors import UserError
+from paddleseg_psp.files import atomic_path
+
+INT8 = "model_int8.onnx"
+
+Report = namedtuple("Report", "megabytes images_per_second miou")
+Report.__doc__ = "Size, speed and mean IoU of the float32 and of the int8 model, a pair each."
+
+
+def quantize_bundle(bundle, calibration, evaluation, threads=None, images=32):
+    """Adds model_int8.onnx to a bundle: weights and activations of convolutions and products in 8 bits.
+
+    ONNX Runtime's static quantization, a scale for each output channel; the ranges of activations are those that occur on
+    `images` images, spread over the calibration set.
+
+    Args:
+        bundle (str): the folder; it has model.onnx.
+        calibration, evaluation: data sets of paddleseg or this package.
+        threads (int|None): CPU threads; None takes all cores.
+        images (int): for calibration.
+
+    Returns:
+        Report: measured on the evaluation set.
+
+    Raises:
+        UserError: no model.onnx, or an int8 model that is not faster here, which is then not kept.
+    """
+    path = os.path.join(bundle, "deploy.yaml")
+    description = read_description(path)
+    predictor = load_predictor(bundle, "onnxruntime", threads=threads)
+    with tempfile.TemporaryDirectory(dir=bundle, prefix=".int8.") as folder:
+        made = os.path.join(folder, INT8)
+        _quantize(os.path.join(bundle, description["onnx"]), made, _inputs(predictor, CheckedDataset(calibration), images))
+        trial = {**description, "onnx_int8": os.path.relpath(made, bundle)}
+        quantized = load_predictor(bundle, "onnxruntime", threads=threads, precision="int8", description=trial)
+        pair, files = (predictor, quantized), (os.path.join(bundle, description["onnx"]), made)
+        speed = _images_per_second(pair, CheckedDataset(evaluation, hold=False))
+        report = Report(
+            tuple(os.path.getsize(file) / 2**20 for file in files),
+            speed,
+            tuple(evaluate_bundle(item, evaluation).mean_iou() for item in pair),
+        )
+        if speed[1] <= speed[0]:
+            raise UserError(
+                f"int8 is not faster here: {speed[1]:.2f} images a second, float32 {speed[0]:.2f}; nothing was kept. "
+                "Processors with VNNI or AMX instructions gain"
+            )
+        os.replace(made, os.path.join(bundle, INT8))
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        entry = {"Deploy": {**description, "onnx_int8": INT8}}
+        yaml.safe_dump(entry, file, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    return report
+
+
+def _inputs(predictor, dataset, images):
+    """Returns prepared images [1, C, h, w], as many as the bundle's fixed batch wants of each."""
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, images).astype(int))
+    count = max(predictor.input_shape[0], 1)
+    for index in chosen:
+        yield np.repeat(predictor.prepare(dataset.read(index)[0])[0][np.newaxis], count, axis=0)
+
+
+def _quantize(source, target, inputs):
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def get_next(self):
+            batch = next(inputs, None)
+            return None if batch is None else {"x": batch}
+
+    # Normalizations folded into convolutions and weights as initializers: quantize_static sees no others.
+    folded = target + ".folded"
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = folded
+    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    settings = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}
+    logging.disable(logging.WARNING)  # it recommends what was just done
+    onnxruntime.set_default_logger_severity(3)
+    try:
+        quantize_static(folded, target, Reader(), op_types_to_quantize=["Conv", "MatMul"], **settings)
+    finally:
+        logging.disable(logging.NOTSET)
+        onnxruntime.set_default_logger_severity(2)
+    os.remove(folded)
+
+
+def _images_per_second(predictors, dataset, rounds=5):
+    """Returns each predictor's rate on an image of the data set, the best of rounds in turns."""
+    count = max(predictors[0].input_shape[0], 1)
+    batch = np.repeat(predictors[0].prepare(dataset.read(0)[0])[0][np.newaxis], count, axis=0)
+    seconds = [[] for _ in predictors]
+    for _ in range(rounds + 1):  # the first one warms up
+        for own, predictor in zip(seconds, predictors):
+            begun = time.perf_counter()
+            predictor.run(batch)
+            own.append(time.perf_counter() - begun)
+    return tuple(count / min(own[1:]) for own in seconds)

@@ -1,0 +1,27 @@
+"""Images a second as a picture."""
+
+
+def draw_throughput(points, title, path):
+    """Writes a picture of images a second over the batch size.
+
+    Args:
+        points: (name of a curve, batch size, images a second) triples.
+        title (str): of the picture.
+        path (str): a PNG file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name in dict.fromkeys(name for name, _, _ in points):
+        own = sorted((size, rate) for other, size, rate in points if other == name)
+        axes.plot(*zip(*own), marker="o", label=name)
+    axes.set(title=title, xlabel="batch size", ylabel="images a second", xscale="log")
+    axes.set_xticks(sorted({size for _, size, _ in points}), labels=sorted({size for _, size, _ in points}))
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=100, format="png")

@@ -1,0 +1,84 @@
+"""Which images run together, and that every request gets its own answer."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from paddleseg_psp.deploy.batching import Batcher
+
+
+class Network:
+    """Returns the first value of each image, and notes the batches; waits for `go` first."""
+
+    def __init__(self):
+        self.batches, self.go = [], threading.Event()
+
+    def __call__(self, batch):
+        self.go.wait(10)
+        self.batches.append(batch.shape)
+        if (batch == -1).any():
+            raise RuntimeError("this one is bad")
+        return batch[:, 0, 0, 0]
+
+
+def image(value, size=(2, 3)):
+    return np.full((3, *size), value, np.float32)
+
+
+@pytest.fixture
+def network():
+    return Network()
+
+
+def test_images_of_one_size_that_wait_run_together(network):
+    batcher = Batcher(network, max_batch=4, max_wait=0.01)
+    futures = [batcher.submit(image(0))]
+    while batcher._waiting or not batcher._queue.empty():  # until the first one runs
+        time.sleep(0.001)
+    sizes = [(2, 3), (5, 5), (2, 3), (2, 3), (5, 5), (2, 3), (2, 3)]
+    futures += [batcher.submit(image(index, size)) for index, size in enumerate(sizes, 1)]
+    network.go.set()
+    assert [future.result(10) for future in futures] == list(range(8))
+    batcher.close()
+    assert network.batches == [(1, 3, 2, 3), (4, 3, 2, 3), (2, 3, 5, 5), (1, 3, 2, 3)]  # the oldest decides which size is next
+
+
+def test_a_lone_image_does_not_wait_long(network):
+    network.go.set()
+    batcher = Batcher(network, max_wait=0.01)
+    assert batcher.submit(image(5)).result(5) == 5
+    batcher.close()
+    assert not batcher.is_alive()
+
+
+def test_an_error_reaches_those_who_asked_and_no_others(network):
+    network.go.set()
+    batcher, observed = Batcher(network, max_wait=0, observe=lambda size: observed.append(size)), []
+    with pytest.raises(RuntimeError, match="this one is bad"):
+        batcher.submit(image(-1)).result(10)
+    assert batcher.is_alive() and batcher.submit(image(3)).result(10) == 3
+    batcher.close()
+    assert observed == [1, 1]
+
+
+def test_closing_answers_what_was_submitted(network):
+    batcher = Batcher(network, max_batch=2)
+    futures = [batcher.submit(image(value)) for value in range(5)]
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    network.go.set()
+    closing.join(10)
+    assert [future.result(0) for future in futures] == list(range(5))
+
+
+def test_what_nobody_waits_for_does_not_run(network):
+    batcher = Batcher(network, max_batch=1, max_wait=0)
+    first = batcher.submit(image(0))
+    second, third = batcher.submit(image(1)), batcher.submit(image(2))
+    assert second.cancel()
+    network.go.set()
+    assert (first.result(10), third.result(10)) == (0, 2)
+    batcher.close()
+    assert len(network.batches) == 2
