@@ -6,6 +6,9 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SOURCES := $(shell find configs deploy paddleseg_psp test_tipc/configs test_tipc/*.* tools *.py -type f -not -name '*.pyc' -not -path '*/_lib/*')
 PICTURES := test_tipc/output/psanet/demo.png test_tipc/output/pspnet/demo.png
 
+# Most tests wait for other processes, so that two run at once even on two cores.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+
 .PHONY: setup demo demo-pspnet test test-fast test-sanitizers clean
 
 setup: $(VENV)/.operator
@@ -39,10 +42,10 @@ demo-pspnet: test_tipc/output/pspnet/demo.png
 	@echo "The picture is $(CURDIR)/$<"
 
 test: setup $(VENV)/.tested
-	$(RUN) python -m pytest
+	$(RUN) python -m pytest $(PARALLEL)
 
 test-fast: setup $(VENV)/.tested
-	$(RUN) python -m pytest -m "not slow"
+	$(RUN) python -m pytest $(PARALLEL) -m "not slow"
 
 # The kernels under the thread, address and undefined-behaviour sanitizers; part of `make test` too.
 test-sanitizers: setup $(VENV)/.tested

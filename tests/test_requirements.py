@@ -48,8 +48,8 @@ def required(path="requirements.txt"):
 )
 def test_imports_are_required(pattern):
     names = {PACKAGES.get(name, name) for name in imported(pattern) - OPTIONAL}
-    more = required("deploy/serving/requirements.txt") if pattern.startswith("deploy") else set()
-    assert names <= required() | more
+    more = {"deploy/**/*.py": "deploy/serving/requirements.txt", "benchmarks/*.py": "requirements-dev.txt"}.get(pattern)
+    assert names <= required() | (required(more) if more else set())
 
 
 def test_numpy_is_what_opencv_was_compiled_for():

@@ -50,7 +50,7 @@ class Validation:
                     self._checkpoints.save_best(
                         {
                             "iteration": iteration,
-                            "images": len(self._dataset),
+                            "images": len(self._dataset.file_list),
                             "mIoU": miou,
                             "pixel accuracy": matrix.pixel_accuracy(),
                             "mean accuracy": matrix.mean_accuracy(),

@@ -48,14 +48,11 @@ def test_command_prints_what_val_prints(exported, trained, capfd):
     config, weights, _ = trained
     val.main(["--config", config, "--model_path", weights, "--device", "cpu"])
     expected = re.search(r"\[EVAL\] #Images.*", capfd.readouterr().out)[0]
-    process = run_python(
-        ["deploy/python/evaluate.py", f"--config={bundle}/deploy.yaml", f"--dataset={config}", "--batch_size=2"]
-    )
+    arguments = [f"--config={bundle}/deploy.yaml", f"--dataset={config}", "--batch_size=2"]
+    process = run_tool("deploy/python/evaluate.py", arguments, capfd)
     assert process.returncode == 0, process.stderr
     assert expected in process.stdout
-    process = run_python(
-        ["deploy/python/evaluate.py", f"--config={bundle}/deploy.yaml", f"--dataset={config}", "--batch_size=0"]
-    )
+    process = run_tool("deploy/python/evaluate.py", [*arguments, "--batch_size=0"], capfd)
     assert process.returncode == 1 and "--batch_size" in process.stderr.splitlines()[-1]
 
 

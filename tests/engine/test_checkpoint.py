@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_earlier_checkpoints(full_disk):
     assert os.listdir(full_disk) == ["iter_1"]
     assert damage(str(full_disk / "iter_1")) is None and checkpoint_arrays(full_disk / "iter_1") == before
     with pytest.raises(UserError, match="best_model/model.pdparams could not be written"):
-        store.save_best()
+        store.save_best({})
     assert os.listdir(full_disk / "best_model") == []
 
 
