@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import collections
 import io
+import logging
 import os
 import random
 import re
@@ -102,6 +103,7 @@ def main():
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=600)
     args = parser.parse_args()
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log each request
     good = good_files(load_predictor(args.config, args.backend))
     address, process = start(args)
     try:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from paddleseg_psp.errors import UserError
 
 Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV; Pillow's own limit refuses the labels of aerial images
-_FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}
+IMREAD_FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}
 
 
 class CheckedDataset(paddle.io.Dataset):
@@ -119,7 +119,7 @@ def read_image(path, channels=3):
         UserError: no such file, one that cannot be decoded, or another number of channels.
     """
     try:
-        image = np.load(path, allow_pickle=False) if path.endswith(".npy") else cv2.imread(path, _FLAGS.get(channels, -1))
+        image = np.load(path, allow_pickle=False) if path.endswith(".npy") else cv2.imread(path, IMREAD_FLAGS.get(channels, -1))
     except (OSError, ValueError) as error:
         raise UserError(f"the image {path} cannot be read: {error}")
     if image is None:

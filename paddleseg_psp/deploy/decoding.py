@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from paddleseg_psp.data.checked import IMREAD_FLAGS
+
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
-_FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}
 
 
 class RefusedImage(Exception):
@@ -54,7 +55,7 @@ def decode_image(data, max_pixels, channels=3):
             raise RefusedImage(422, f"the image is damaged: {error}")
     if frames > 1:
         raise RefusedImage(422, f"the image has {frames} frames; send one")
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[channels])
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), IMREAD_FLAGS[channels])
     if array is None:
         raise RefusedImage(422, "the image is damaged, or of a variant that is not read")
     return array

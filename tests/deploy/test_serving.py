@@ -248,16 +248,24 @@ def test_an_end_that_leaves_nobody_waiting(served):
     answers = []
 
     def ask(index):
-        answers.append(httpx.post(f"{address}/predict", content=png(scene(seed=index)), timeout=30).status_code)
+        answers.append(httpx.post(f"{address}/predict", content=png(scene(800, 900, index)), timeout=60).status_code)
+
+    def come():
+        """Returns how many requests are there, answered or not."""
+        metrics = httpx.get(f"{address}/metrics", timeout=60).text
+        return sum(map(float, re.findall(r"^(?:active_requests|requests_total{.*}) ([\d.]+)$", metrics, re.MULTILINE)))
 
     askers = [threading.Thread(target=ask, args=(index,)) for index in range(20)]
     for asker in askers:
         asker.start()
-    time.sleep(0.3)
+    end = time.monotonic() + 60
+    while come() < 20:
+        assert time.monotonic() < end
+        time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    process.wait(30)
+    process.wait(60)
     for asker in askers:
-        asker.join(30)
+        asker.join(60)
     assert answers == [200] * 20
 
 
