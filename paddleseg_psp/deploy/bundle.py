@@ -72,9 +72,8 @@ def export_bundle(
     temporary = os.path.join(os.path.dirname(folder), f".{os.path.basename(folder)}.{os.getpid()}")
     try:
         os.makedirs(temporary)
-        graph = write_graph(exported, temporary, input_shape, output_op)
         description = {
-            "model": graph,
+            "model": write_graph(exported, temporary, input_shape, output_op),
             "params": "model.pdiparams",
             "transforms": [dict(item) for item in transforms],
             "input_shape": list(input_shape),
@@ -83,21 +82,15 @@ def export_bundle(
             "ignore_index": ignore_index,
             "weights": "float16" if half_weights else "float32",
             "paddle_version": paddle.__version__,
-            "multiply_adds_per_pixel": _multiply_adds_per_pixel(model, input_shape),
+            **_about(model, input_shape, class_names, palette),
         }
         if onnx:
             write_onnx(exported, os.path.join(temporary, ONNX), input_shape, output_op)
             description["onnx"] = ONNX
-        masks = [list(layer.mask_size) for layer in model.sublayers() if isinstance(layer, PointWiseSpatialAttention)]
-        if masks:
-            description["mask_size"] = masks[0]
-        if _has_operators(os.path.join(temporary, graph)):
-            shutil.copyfile(build.find_library(), os.path.join(temporary, OPERATORS))
+        library = build.find_library() if _has_operators(os.path.join(temporary, description["model"])) else None
+        if library:
+            shutil.copyfile(library, os.path.join(temporary, OPERATORS))
             description["operators"] = OPERATORS
-        if class_names is not None:
-            description["class_names"] = list(map(str, class_names))
-        if palette is not None:
-            description["palette"] = [list(map(int, color)) for color in palette]
         with open(os.path.join(temporary, "deploy.yaml"), "w", encoding="utf-8") as file:
             yaml.safe_dump({"Deploy": description}, file, sort_keys=False, default_flow_style=None, allow_unicode=True)
         comparisons = verify_bundle(temporary, exported, images) if verify else []
@@ -107,6 +100,19 @@ def export_bundle(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return comparisons
+
+
+def _about(model, input_shape, class_names, palette):
+    """Returns what deploy.yaml tells of the network beyond how to run it."""
+    about = {"multiply_adds_per_pixel": _multiply_adds_per_pixel(model, input_shape)}
+    masks = [list(layer.mask_size) for layer in model.sublayers() if isinstance(layer, PointWiseSpatialAttention)]
+    if masks:
+        about["mask_size"] = masks[0]
+    if class_names is not None:
+        about["class_names"] = list(map(str, class_names))
+    if palette is not None:
+        about["palette"] = [list(map(int, color)) for color in palette]
+    return about
 
 
 def _multiply_adds_per_pixel(model, input_shape):
