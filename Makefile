@@ -28,7 +28,7 @@ $(VENV)/.operator: $(VENV)/.installed $(wildcard paddleseg_psp/ops/*.py paddlese
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed requirements-dev.txt deploy/serving/requirements.txt
-	$(VENV)/bin/pip install --quiet -r requirements-dev.txt deploy/serving/requirements.txt
+	$(VENV)/bin/pip install --quiet -r requirements-dev.txt
 	@touch $@
 
 $(PICTURES): test_tipc/output/%/demo.png: $(VENV)/.operator $(SOURCES)
