@@ -64,7 +64,7 @@ class Batcher:
                 late = time.monotonic() - first.came
                 patience = 0 if alike >= self._max_batch else max(self._max_wait - late, 0)
             try:
-                item = self._queue.get(timeout=patience) if patience != 0 else self._queue.get_nowait()
+                item = self._queue.get(timeout=patience)
             except queue.Empty:
                 return True
             if item is None:

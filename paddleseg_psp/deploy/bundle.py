@@ -8,6 +8,7 @@ import yaml
 
 from paddleseg_psp.deploy.card import write_card
 from paddleseg_psp.deploy.graph import OUTPUT_OPS, with_half_weights, write_graph, write_onnx
+from paddleseg_psp.deploy.predictor import has_operators
 from paddleseg_psp.deploy.quantization import INT8
 from paddleseg_psp.deploy.verify import verify_bundle
 from paddleseg_psp.files import require_writable
@@ -87,7 +88,7 @@ def export_bundle(
         if onnx:
             write_onnx(exported, os.path.join(temporary, ONNX), input_shape, output_op)
             description["onnx"] = ONNX
-        library = build.find_library() if _has_operators(os.path.join(temporary, description["model"])) else None
+        library = build.find_library() if has_operators(os.path.join(temporary, description["model"])) else None
         if library:
             shutil.copyfile(library, os.path.join(temporary, OPERATORS))
             description["operators"] = OPERATORS
@@ -118,12 +119,6 @@ def _about(model, input_shape, class_names, palette):
 def _multiply_adds_per_pixel(model, input_shape):
     channels, height, width = (fixed if fixed != -1 else size for fixed, size in zip(input_shape[1:], (3, 256, 512)))
     return round(sum(multiply_adds(model, [1, channels, height, width]).values()) / (height * width))
-
-
-def _has_operators(graph):
-    with open(graph, "rb") as file:
-        content = file.read()
-    return any(name.encode() in content for name in build.OPERATORS)
 
 
 def _replace(new, folder):

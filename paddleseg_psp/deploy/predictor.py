@@ -84,11 +84,16 @@ def _existing(folder, name):
     return path
 
 
-def _load_operators(graph, folder, description):
-    """Registers PSANet's operators if a graph has them: this machine's own, or else those that came with the bundle."""
+def has_operators(graph):
+    """Returns whether a graph's file names PSANet's operators."""
     with open(graph, "rb") as file:
         content = file.read()
-    if not any(name.encode() in content for name in build.OPERATORS):
+    return any(name.encode() in content for name in build.OPERATORS)
+
+
+def _load_operators(graph, folder, description):
+    """Registers PSANet's operators if a graph has them: this machine's own, or else those that came with the bundle."""
+    if not has_operators(graph):
         return
     try:
         build.load_operator(required=True)

@@ -230,7 +230,7 @@ def _variants():
 @functools.lru_cache(maxsize=None)
 def _register():
     """Finds or builds the library and registers it. Returns (whether it has the CUDA kernels, what went wrong or None)."""
-    if OPERATORS[0] in framework.OpProtoHolder.instance().op_proto_map:  # registering it again would abort the process
+    if _registered():
         return True, None
     try:
         library = find_library() or build_library(cache_folder())
@@ -244,8 +244,15 @@ def _register():
     return library.name.startswith("psamask-cuda"), None
 
 
+def _registered():
+    """Returns whether the operators are there: registering them again would abort the process."""
+    return OPERATORS[0] in framework.OpProtoHolder.instance().op_proto_map
+
+
 def register(library):
-    """Registers the operators in a library with Paddle. Returns what went wrong, or None."""
+    """Registers the operators in a library with Paddle, unless they are. Returns what went wrong, or None."""
+    if _registered():
+        return None
     try:
         operators = core.load_op_meta_info_and_register_op(str(library))
     except Exception as error:  # Paddle raises what it likes here

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import os
 import re
 import shutil
 import signal
@@ -16,6 +15,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
+from app import Limits, create_app
 from fastapi.testclient import TestClient
 from helpers import ROOT, TinyBackbone, run_python
 from PIL import Image
@@ -23,9 +23,6 @@ from PIL import Image
 from paddleseg_psp.deploy import export_bundle, load_predictor
 from paddleseg_psp.models import PSANet
 from paddleseg_psp.visual import color_map, overlay
-
-sys.path.insert(0, os.path.join(ROOT, "deploy", "serving"))
-from app import Limits, create_app  # noqa: E402
 
 PALETTE = [(10 * index, 200, 30) for index in range(6)]
 NAMES = ["sky", "road", "tree", "house", "car", "straße"]
