@@ -1,9 +1,7 @@
 """PSANet: point-wise spatial attention network."""
 
-from paddleseg.models.layers import AuxLayer
-
 from paddleseg_psp.models.backbones import output_stride
-from paddleseg_psp.models.layers import PointWiseSpatialAttention, covering_mask_size
+from paddleseg_psp.models.layers import Classifier, PointWiseSpatialAttention, covering_mask_size
 from paddleseg_psp.models.segmentor import Segmentor
 from paddleseg_psp.registry import register
 
@@ -29,6 +27,8 @@ class PSANet(Segmentor):
         dropout (float): in front of both classifiers.
         align_corners (bool): how logits are resized to the image.
         pretrained (str|None): path or URL of weights for the whole network.
+        channel_dropout (bool): drop whole channels, as semseg and mmsegmentation do.
+        convention (str): "semseg" or "mmsegmentation"; see `PointWiseSpatialAttention`.
 
     Raises:
         ValueError: neither a mask size nor a crop size, or an option that `PointWiseSpatialAttention` refuses.
@@ -55,6 +55,8 @@ class PSANet(Segmentor):
         aux_channels=256,
         align_corners=False,
         pretrained=None,
+        channel_dropout=False,
+        convention="semseg",
     ):
         super().__init__(backbone, backbone_indices, align_corners)
         auxiliary_channels, main_channels = self.feature_channels
@@ -76,13 +78,15 @@ class PSANet(Segmentor):
                 mask_w,
                 normalization_factor,
                 psa_softmax,
+                convention,
+                align_corners,
             )
-        self.head = AuxLayer(
-            main_channels * (2 if use_psa else 1), head_channels, num_classes, dropout_prob=dropout, bias_attr=False
-        )
+            main_channels *= 2
+        options = {"dropout_rate": dropout, "channel_dropout": channel_dropout, "conv_bias": False}
+        self.head = Classifier(main_channels, head_channels, num_classes, **options)
         self.aux_head = None
         if enable_auxiliary_loss:
-            self.aux_head = AuxLayer(auxiliary_channels, aux_channels, num_classes, dropout_prob=dropout, bias_attr=False)
+            self.aux_head = Classifier(auxiliary_channels, aux_channels, num_classes, **options)
         self.load_pretrained(pretrained)
 
     def logits(self, auxiliary, main):

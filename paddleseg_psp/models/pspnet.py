@@ -1,9 +1,8 @@
 """PSPNet: pyramid scene parsing network."""
 
 from paddle import nn
-from paddleseg.models.layers import AuxLayer
 
-from paddleseg_psp.models.layers import PyramidPooling
+from paddleseg_psp.models.layers import Classifier, PyramidPooling, dropout_layer
 from paddleseg_psp.models.segmentor import Segmentor
 from paddleseg_psp.registry import register
 
@@ -11,15 +10,12 @@ from paddleseg_psp.registry import register
 class PSPNetHead(nn.Layer):
     """Pyramid pooling and a classifier on the main feature map, a convolutional classifier on the auxiliary one."""
 
-    def __init__(self, num_classes, channels, pp_out_channels, bin_sizes, enable_auxiliary_loss, dropout, align_corners):
+    def __init__(self, pyramid, num_classes, out_channels, dropout, auxlayer):
         super().__init__()
-        auxiliary_channels, main_channels = channels
-        self.psp_module = PyramidPooling(main_channels, pp_out_channels, bin_sizes, align_corners=align_corners)
-        self.dropout = nn.Dropout(dropout)
-        self.conv = nn.Conv2D(pp_out_channels, num_classes, kernel_size=1)
-        self.auxlayer = None
-        if enable_auxiliary_loss:
-            self.auxlayer = AuxLayer(auxiliary_channels, auxiliary_channels // 4, num_classes, dropout_prob=dropout)
+        self.psp_module = pyramid
+        self.dropout = dropout
+        self.conv = nn.Conv2D(out_channels, num_classes, kernel_size=1)
+        self.auxlayer = auxlayer
 
     def forward(self, auxiliary, main):
         logits = [self.conv(self.dropout(self.psp_module(main)))]
@@ -44,6 +40,10 @@ class PSPNet(Segmentor):
         dropout (float): in front of both classifiers.
         align_corners (bool): in all resizing; True suits sizes 8k + 1, False even sizes.
         pretrained (str|None): path or URL of weights for the whole network.
+        branch_channels (int|None): channels of a level of the pyramid; None shares the backbone's channels among the levels.
+        aux_channels (int|None): inside the auxiliary classifier; None means a quarter of its input's.
+        conv_bias (bool): biases in front of normalizations, without effect; PaddleSeg has them, semseg does not.
+        channel_dropout (bool): drop whole channels, as semseg and mmsegmentation do.
     """
 
     def __init__(
@@ -57,17 +57,21 @@ class PSPNet(Segmentor):
         dropout=0.1,
         align_corners=False,
         pretrained=None,
+        branch_channels=None,
+        aux_channels=None,
+        conv_bias=True,
+        channel_dropout=False,
     ):
         super().__init__(backbone, backbone_indices, align_corners)
-        self.head = PSPNetHead(
-            num_classes,
-            self.feature_channels,
-            pp_out_channels,
-            bin_sizes,
-            enable_auxiliary_loss,
-            dropout,
-            align_corners,
+        auxiliary, main = self.feature_channels
+        pyramid = PyramidPooling(
+            main, pp_out_channels, bin_sizes, align_corners=align_corners, branch_channels=branch_channels, conv_bias=conv_bias
         )
+        auxlayer = None
+        if enable_auxiliary_loss:
+            aux_channels = aux_channels or auxiliary // 4
+            auxlayer = Classifier(auxiliary, aux_channels, num_classes, dropout, channel_dropout, conv_bias)
+        self.head = PSPNetHead(pyramid, num_classes, pp_out_channels, dropout_layer(dropout, channel_dropout), auxlayer)
         self.load_pretrained(pretrained)
 
     def logits(self, auxiliary, main):

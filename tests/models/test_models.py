@@ -6,7 +6,7 @@ from helpers import load_golden, parameters, relative_error
 from paddleseg.models.backbones import ResNet18_vd, ResNet50_vd
 
 from paddleseg_psp.models import PSANet, PSPNet
-from paddleseg_psp.models.backbones import ResNet50_v1c, ResNet101_v1c, ResNetV1c, output_stride
+from paddleseg_psp.models.backbones import ResNet, ResNet50_v1c, ResNet101_v1c, output_stride
 
 TOLERANCE = 1e-5  # relative, float32
 
@@ -94,7 +94,7 @@ def test_default_mask_covers_the_crop_and_no_more(stride, mask):
 
 
 @pytest.mark.parametrize("build", [ResNet50_v1c, ResNet101_v1c, ResNet18_vd, ResNet50_vd])
-@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("stride", [8, 16, 32])
 def test_output_stride_of_backbones(build, stride):
     backbone = build(output_stride=stride)
     assert output_stride(backbone, 3) == stride
@@ -103,7 +103,7 @@ def test_output_stride_of_backbones(build, stride):
 
 def test_backbone_v1c_equals_mmsegmentation():
     golden = load_golden("model_mmseg_r50c8_psphead_ac0")
-    backbone = ResNetV1c((3, 4, 6, 3), base_channels=8, stem_channels=16, contract_dilation=True)
+    backbone = ResNet(50, base_channels=8, stem_channels=16, contract_dilation=True)
     values = {name[9:]: value for name, value in parameters(golden, []).items() if name.startswith("backbone.")}
     assert set(values) == set(backbone.state_dict())
     backbone.set_state_dict(values)
@@ -121,6 +121,41 @@ def test_backbone_v1c_has_the_parameters_of_the_published_networks():
     assert count == 25557032 - (2048 * 1000 + 1000) - plain_stem + deep_stem
 
 
-def test_wrong_output_stride_is_refused():
-    with pytest.raises(ValueError, match="8 or 16"):
-        ResNet50_v1c(output_stride=32)
+@pytest.mark.parametrize(
+    "options, message",
+    [({"output_stride": 4}, "output_stride must be one of 8, 16, 32, not 4"), ({"style": "tensorflow"}, "pytorch, caffe")],
+)
+def test_wrong_options_of_backbones_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ResNet50_v1c(**options)
+
+
+@pytest.mark.parametrize("depth, million", [(18, 11.69), (34, 21.80), (50, 25.56), (101, 44.55), (152, 60.19)])
+def test_plain_resnets_have_the_parameters_of_torchvision(depth, million):
+    """Its documented counts, less the classifier of 1,000 classes."""
+    backbone = ResNet(depth, deep_stem=False)
+    count = sum(int(value.size) for value in backbone.parameters() if not value.stop_gradient)
+    assert round((count + backbone.feat_channels[-1] * 1000 + 1000) / 1e6, 2) == million
+
+
+def test_caffe_style_strides_in_the_first_convolution():
+    strides = {
+        style: [(block[0].conv1._stride, block[0].conv2._stride) for block in (net.layer1, net.layer2)]
+        for style in ("pytorch", "caffe")
+        for net in [ResNet(50, base_channels=2, style=style)]
+    }
+    assert strides == {"pytorch": [([1, 1], [1, 1]), ([1, 1], [2, 2])], "caffe": [([1, 1], [1, 1]), ([2, 2], [1, 1])]}
+
+
+def test_heads_as_semseg_and_mmsegmentation_have_them():
+    backbone = ResNet(18, base_channels=4, stem_channels=8)
+    options = {"channel_dropout": True, "aux_channels": 6}
+    pspnet = PSPNet(5, backbone, pp_out_channels=6, branch_channels=7, conv_bias=False, **options)
+    assert [name for name in shapes(pspnet) if name.endswith("_conv.bias")] == []
+    assert shapes(pspnet)["head.psp_module.conv_bn_relu2._conv.weight"] == (6, 32 + 4 * 7, 3, 3)
+    assert shapes(pspnet)["head.auxlayer.conv.weight"] == (5, 6, 1, 1)
+    psanet = PSANet(5, backbone, mid_channels=4, crop_size=(32, 32), **options)
+    for layers in ((pspnet.head.dropout, pspnet.head.auxlayer.dropout), (psanet.head.dropout, psanet.aux_head.dropout)):
+        for layer in layers:
+            kept = layer(paddle.ones([64, 8, 3, 3])).numpy() != 0
+            assert (kept.all((2, 3)) | ~kept.any((2, 3))).all() and not kept.all()  # whole channels go

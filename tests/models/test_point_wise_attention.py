@@ -153,6 +153,29 @@ def test_smallest_covering_mask(size, shrink, stride, expected):
         assert mask_side // 2 == shrunk - 1
 
 
+@pytest.mark.parametrize("mask", [(4, 6), (5, 4), (12, 14)])
+@pytest.mark.parametrize("direction", ["collect", "distribute"])
+def test_even_masks_of_mmsegmentation(mask, direction):
+    """By the definition of mmcv's operator, whose half mask is (mask - 1) // 2, in loops."""
+    module = PointWiseSpatialAttention(
+        6, 4, direction, shrink_factor=1, mask_h=mask[0], mask_w=mask[1], convention="mmsegmentation", align_corners=False
+    )
+    module.eval()
+    x = paddle.randn([1, 6, 5, 7])
+    value = module.reduce_layer(x)
+    scores = module.attention(value).numpy()[0]
+    matrix = np.zeros((35, 35))
+    for h, w, i, j in np.ndindex(5, 7, *mask):
+        row, column = h + i - (mask[0] - 1) // 2, w + j - (mask[1] - 1) // 2
+        if 0 <= row < 5 and 0 <= column < 7:
+            pair = (row * 7 + column, h * 7 + w)
+            matrix[pair if direction == "collect" else pair[::-1]] = scores[i * mask[1] + j, h, w]
+    weights = np.exp(matrix) / np.exp(matrix).sum(0)
+    expected = value.numpy().reshape(4, 35) @ weights
+    attended = module._attend(x, module.reduce_layer, module.attention, direction, [5, 7], False)
+    assert relative_error(attended.numpy().reshape(4, 35), expected) < TOLERANCE
+
+
 def test_mixed_precision():
     """Paddle's automatic mixed precision does nothing on a CPU; here the mask alone is made of another type."""
     module = PointWiseSpatialAttention(8, 4, "collect", mask_h=5, mask_w=5)

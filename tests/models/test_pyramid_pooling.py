@@ -150,3 +150,16 @@ def test_fusing_the_cells_equals_fusing_the_resized_branches(size, align_corners
     gradients = [paddle.grad((out * weight).sum(), [x, module.conv_bn_relu2._conv.weight]) for out in results]
     for own, expected in zip([results[0], *gradients[0]], [results[1], *gradients[1]]):
         assert relative_error(own.numpy(), expected.numpy()) < 1e-6
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_a_level_may_be_left_unpooled(align_corners):
+    module = PyramidPooling(8, 6, (1, None, 3), branch_channels=4, conv_bias=False, align_corners=align_corners)
+    module.eval()
+    x = paddle.randn([2, 8, 13, 17])
+    pyramid = module.pyramid(x)
+    assert pyramid.shape[1] == 8 + 3 * 4
+    np.testing.assert_array_equal(pyramid[:, 12:16].numpy(), module.stages[1][1](x).numpy())  # in front of it, the level 3
+    fuse = module.conv_bn_relu2
+    assert relative_error(module(x).numpy(), fuse(pyramid).numpy()) < TOLERANCE
+    assert module.own_multiply_adds([2, 8, 13, 17]) > 2 * 6 * 9 * (8 + 4) * 13 * 17

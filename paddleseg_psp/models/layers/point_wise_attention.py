@@ -1,6 +1,7 @@
 """The point-wise spatial attention module of PSANet."""
 
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 from paddleseg.models.layers import ConvBNReLU
 
@@ -38,7 +39,8 @@ class PointWiseSpatialAttention(nn.Layer):
         compact (bool): predict the attention over the whole map directly instead of over a mask around each position; then
             (mask_h, mask_w) must be the shrunk map, and inputs of another size are refused.
         shrink_factor (int): shrinks the map by this factor before attention; 1 leaves it.
-        mask_h, mask_w (int): the mask in positions of the shrunk map, both odd; see `covering_mask_size`.
+        mask_h, mask_w (int): the mask in positions of the shrunk map, both odd; see `covering_mask_size`. "mmsegmentation"
+            takes even ones too, which reach one position less far up and left.
         normalization_factor (float|None): the attended feature is divided by it; None means mask_h * mask_w.
         psa_softmax (bool): softmax over each position's weights.
         convention (str): "semseg" shrinks to (h - 1) // factor + 1 with aligned corners. "mmsegmentation" does so only where
@@ -70,7 +72,7 @@ class PointWiseSpatialAttention(nn.Layer):
             raise ValueError(f"psa_type must be one of {', '.join(PSA_TYPES)} or 0, 1, 2, not {psa_type!r}")
         if convention not in CONVENTIONS:
             raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, not {convention!r}")
-        if not compact and (mask_h % 2 == 0 or mask_w % 2 == 0):
+        if not compact and convention == "semseg" and (mask_h % 2 == 0 or mask_w % 2 == 0):
             raise ValueError(f"mask_h and mask_w must be odd, so that the mask has a centre, not {mask_h} and {mask_w}")
         if shrink_factor < 1:
             raise ValueError(f"shrink_factor must be at least 1, not {shrink_factor}")
@@ -120,10 +122,10 @@ class PointWiseSpatialAttention(nn.Layer):
     def own_multiply_adds(self, shape):
         """Returns the multiply-adds of the weighted sums for an input [N, C, H, W]: of what the masks reach."""
         size, _ = self._shrunk_size(shape[2:])
-        halves = [length if self.compact else mask // 2 for mask, length in zip(self.mask_size, size)]
+        masks = [2 * length for length in size] if self.compact else self.mask_size
         rows, columns = (
-            sum(min(place + half, length - 1) - max(place - half, 0) + 1 for place in range(length))
-            for half, length in zip(halves, size)
+            sum(min(place + mask // 2, length - 1) - max(place - (mask - 1) // 2, 0) + 1 for place in range(length))
+            for mask, length in zip(masks, size)
         )
         directions = 2 if self.psa_type == "bi-direction" else 1
         return shape[0] * self.reduce_layer._conv.weight.shape[0] * rows * columns * directions
@@ -149,11 +151,25 @@ class PointWiseSpatialAttention(nn.Layer):
         if value.dtype != mask.dtype:  # with automatic mixed precision, resizing gives float32 and a convolution float16
             value = value.astype(mask.dtype)
         if not self.compact:
-            return psa_attention(value, mask, direction, self.mask_size, self.psa_softmax, self.normalization)
+            mask, mask_size = self._with_odd_sides(mask, size)
+            return psa_attention(value, mask, direction, mask_size, self.psa_softmax, self.normalization)
         self._check_compact_size(value.shape[2:])
         if self.mmsegmentation and self.psa_type != "bi-direction":
             direction = "distribute" if direction == "collect" else "collect"
         return psa_attention(value, mask, direction, None, self.psa_softmax, self.normalization)
+
+    def _with_odd_sides(self, mask, size):
+        """Returns masks [N, mask_h * mask_w, H, W] and their size, with zeros in front of an even side, so that it is odd.
+
+        A position with the value 0 counts as one that the mask does not reach.
+        """
+        missing = [1 - side % 2 for side in self.mask_size]
+        if not any(missing):
+            return mask, self.mask_size
+        mask = mask.reshape([-1, *self.mask_size, size[0] * size[1]])
+        mask = F.pad(mask, [0, 0, missing[0], 0, missing[1], 0, 0, 0])
+        odd = tuple(side + extra for side, extra in zip(self.mask_size, missing))
+        return mask.reshape([-1, odd[0] * odd[1], *size]), odd
 
     def _check_compact_size(self, size):
         if min(size) > 0 and tuple(size) != self.mask_size:

@@ -63,6 +63,10 @@ def resizing_matrix(length, bins, align_corners, dtype):
     return weights.reshape([-1, 3 * bins]).astype(dtype)
 
 
+def _concatenated(arrays):
+    return arrays[0] if len(arrays) == 1 else paddle.concat(arrays, axis=1)
+
+
 class PyramidPooling(nn.Layer):
     """Pools at several scales, reduces, resizes back, concatenates with the input and fuses: [N, C, H, W] -> [N, out, H, W].
 
@@ -76,21 +80,40 @@ class PyramidPooling(nn.Layer):
     Args:
         in_channels (int): C.
         out_channels (int): channels after the fusing 3×3 convolution.
-        bin_sizes (sequence of int): cells per side at each scale; an empty one leaves the fusing convolution alone.
+        bin_sizes (sequence): cells per side at each scale; none at all leaves the fusing convolution alone. A scale of None is
+            not pooled, as the second one of MindSpore's PSPNet.
         dim_reduction (bool): reduce each branch to C / len(bin_sizes) channels.
         align_corners (bool): how branches are resized.
+        branch_channels (int|None): channels of each branch, in place of what dim_reduction says.
+        conv_bias (bool): biases in front of the normalizations.
     """
 
-    def __init__(self, in_channels, out_channels, bin_sizes=(1, 2, 3, 6), dim_reduction=True, align_corners=False):
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        bin_sizes=(1, 2, 3, 6),
+        dim_reduction=True,
+        align_corners=False,
+        branch_channels=None,
+        conv_bias=True,
+    ):
         super().__init__()
-        branch_channels = in_channels // max(len(bin_sizes), 1) if dim_reduction else in_channels
+        if branch_channels is None:
+            branch_channels = in_channels // max(len(bin_sizes), 1) if dim_reduction else in_channels
+        bias = {"bias_attr": None if conv_bias else False}
         self.stages = nn.LayerList(
             [
-                nn.Sequential(AdaptiveAveragePooling(bins), ConvBNReLU(in_channels, branch_channels, kernel_size=1))
+                nn.Sequential(
+                    nn.Identity() if bins is None else AdaptiveAveragePooling(bins),
+                    ConvBNReLU(in_channels, branch_channels, kernel_size=1, **bias),
+                )
                 for bins in bin_sizes
             ]
         )
-        self.conv_bn_relu2 = ConvBNReLU(in_channels + branch_channels * len(bin_sizes), out_channels, kernel_size=3, padding=1)
+        channels = in_channels + branch_channels * len(bin_sizes)
+        self.conv_bn_relu2 = ConvBNReLU(channels, out_channels, kernel_size=3, padding=1, **bias)
+        self.bin_sizes = tuple(bin_sizes)
         self.align_corners = align_corners
 
     def pyramid(self, x):
@@ -100,12 +123,15 @@ class PyramidPooling(nn.Layer):
         return paddle.concat([x] + branches[::-1], axis=1)
 
     def forward(self, x):
-        fuse, branches = self.conv_bn_relu2, [stage(x) for stage in self.stages][::-1]
-        channels = [array.shape[1] for array in (x, *branches)]
-        kernel, *kernels = paddle.split(fuse._conv.weight, channels, axis=1) if branches else [fuse._conv.weight]
-        fused = F.conv2d(x, kernel, fuse._conv.bias, padding=1)
-        if branches:
-            fused = fused + self._fused_branches(branches, kernels, spatial_size(x)).astype(fused.dtype)
+        fuse, inputs = self.conv_bn_relu2, [x, *(stage(x) for stage in self.stages[::-1])]
+        channels, kernels = [array.shape[1] for array in inputs], fuse._conv.weight
+        kernels = paddle.split(kernels, channels, axis=1) if len(channels) > 1 else [kernels]
+        whole, cells = [], []
+        for bins, *pair in zip((None, *self.bin_sizes[::-1]), inputs, kernels):
+            (whole if bins is None else cells).append(pair)
+        fused = F.conv2d(*(_concatenated(arrays) for arrays in zip(*whole)), fuse._conv.bias, padding=1)
+        if cells:
+            fused = fused + self._fused_branches(*zip(*cells), spatial_size(x)).astype(fused.dtype)
         return fuse._relu(fuse._batch_norm(fused))
 
     def own_multiply_adds(self, shape):
@@ -113,9 +139,10 @@ class PyramidPooling(nn.Layer):
         batch, channels, height, width = shape
         out, all_channels = self.conv_bn_relu2._conv.weight.shape[:2]
         per_output = channels * 9 * height * width
-        for stage in self.stages:
-            cells = 3 * stage[0].bins
-            per_output += (all_channels - channels) // len(self.stages) * cells**2 + cells**2 * width + cells * width * height
+        for bins in self.bin_sizes:
+            branch_channels, cells = (all_channels - channels) // len(self.bin_sizes), 3 * (bins or 0)
+            per_output += branch_channels * cells**2 + cells**2 * width + cells * width * height
+            per_output += 0 if bins else branch_channels * 9 * height * width
         return batch * out * per_output
 
     def _fused_branches(self, branches, kernels, size):

@@ -1,0 +1,167 @@
+"""ResNet as semseg, mmsegmentation and torchvision have it."""
+
+from paddle import nn
+from paddleseg.models.layers import SyncBatchNorm
+
+from paddleseg_psp.models.weights import load_weights
+from paddleseg_psp.registry import register
+
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+STYLES = ("pytorch", "caffe")
+_STRIDES_AND_DILATIONS = {
+    8: ((1, 2, 1, 1), (1, 1, 2, 4)),
+    16: ((1, 2, 2, 1), (1, 1, 1, 2)),
+    32: ((1, 2, 2, 2), (1, 1, 1, 1)),
+}
+
+
+class _Block(nn.Layer):
+    """Some convolutions beside a shortcut: [N, C, H, W] -> [N, expansion * width, H', W']."""
+
+    def __init__(self, in_channels, out_channels, stride):
+        super().__init__()
+        self.relu = nn.ReLU()
+        self.downsample = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2D(in_channels, out_channels, 1, stride, bias_attr=False), SyncBatchNorm(out_channels)
+            )
+
+    def forward(self, x):
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.relu(self.residual(x) + shortcut)
+
+
+class BasicBlock(_Block):
+    """Two 3×3 convolutions, of which the first has the stride and the dilation."""
+
+    expansion = 1
+
+    def __init__(self, in_channels, width, stride, dilation, style="pytorch"):
+        super().__init__(in_channels, width, stride)
+        self.conv1 = nn.Conv2D(in_channels, width, 3, stride, padding=dilation, dilation=dilation, bias_attr=False)
+        self.bn1 = SyncBatchNorm(width)
+        self.conv2 = nn.Conv2D(width, width, 3, padding=1, bias_attr=False)
+        self.bn2 = SyncBatchNorm(width)
+
+    def residual(self, x):
+        return self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+
+
+class Bottleneck(_Block):
+    """1×1, 3×3 (with the dilation), 1×1 convolutions; the 3×3 one has the stride, in Caffe's style the first one."""
+
+    expansion = 4
+
+    def __init__(self, in_channels, width, stride, dilation, style="pytorch"):
+        super().__init__(in_channels, 4 * width, stride)
+        strides = (1, stride) if style == "pytorch" else (stride, 1)
+        self.conv1 = nn.Conv2D(in_channels, width, 1, strides[0], bias_attr=False)
+        self.bn1 = SyncBatchNorm(width)
+        self.conv2 = nn.Conv2D(width, width, 3, strides[1], padding=dilation, dilation=dilation, bias_attr=False)
+        self.bn2 = SyncBatchNorm(width)
+        self.conv3 = nn.Conv2D(width, 4 * width, 1, bias_attr=False)
+        self.bn3 = SyncBatchNorm(4 * width)
+
+    def residual(self, x):
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.bn3(self.conv3(self.relu(self.bn2(self.conv2(x)))))
+
+
+class ResNet(nn.Layer):
+    """ResNet (He et al., CVPR 2016) with dilated last stages.
+
+    Args:
+        depth (int): 18, 34, 50, 101 or 152.
+        output_stride (int): 8, 16 or 32; stages beyond it are dilated instead of strided.
+        in_channels (int): channels of the image.
+        base_channels (int): width of the first stage's blocks.
+        deep_stem (bool): three 3×3 convolutions at the start ("v1c") instead of one 7×7 ("v1b", torchvision's).
+        stem_channels (int): channels after the stem; inside a deep one there are half as many. mmsegmentation has 64, semseg
+            128.
+        contract_dilation (bool): halve the dilation of a dilated stage's first block, as mmsegmentation does; semseg does not.
+        style (str): "pytorch" or "caffe": whether a bottleneck's 3×3 or first 1×1 convolution has the stride.
+        pretrained (str|None): path or URL of weights.
+
+    Returns of forward: the feature maps of the four stages; `feat_channels` lists their channels.
+
+    Raises:
+        ValueError: a depth, output stride or style outside the allowed ones.
+    """
+
+    def __init__(
+        self,
+        depth,
+        output_stride=8,
+        in_channels=3,
+        base_channels=64,
+        deep_stem=True,
+        stem_channels=64,
+        contract_dilation=False,
+        style="pytorch",
+        pretrained=None,
+    ):
+        super().__init__()
+        for name, value, allowed in (
+            ("depth", depth, DEPTHS),
+            ("output_stride", output_stride, _STRIDES_AND_DILATIONS),
+            ("style", style, STYLES),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, not {value}")
+        self._add_stem(in_channels, stem_channels, deep_stem)
+        self.maxpool = nn.MaxPool2D(3, stride=2, padding=1)
+        block = BasicBlock if depth < 50 else Bottleneck
+        self.feat_channels = [block.expansion * base_channels * 2**stage for stage in range(4)]
+        channels = stem_channels
+        for stage, (blocks, stride, dilation) in enumerate(zip(DEPTHS[depth], *_STRIDES_AND_DILATIONS[output_stride])):
+            first_dilation = dilation // 2 if contract_dilation and dilation > 1 else dilation
+            width, out_channels = base_channels * 2**stage, self.feat_channels[stage]
+            layers = [block(channels, width, stride, first_dilation, style)]
+            layers += [block(out_channels, width, 1, dilation, style) for _ in range(blocks - 1)]
+            self.add_sublayer(f"layer{stage + 1}", nn.Sequential(*layers))
+            channels = out_channels
+        if pretrained is not None:
+            load_weights(self, pretrained)
+
+    def _add_stem(self, in_channels, stem_channels, deep):
+        self.stem = None
+        if not deep:
+            self.conv1 = nn.Conv2D(in_channels, stem_channels, 7, 2, padding=3, bias_attr=False)
+            self.bn1 = SyncBatchNorm(stem_channels)
+            self.relu = nn.ReLU()
+            return
+        inner, layers = stem_channels // 2, []
+        for inputs, outputs, stride in ((in_channels, inner, 2), (inner, inner, 1), (inner, stem_channels, 1)):
+            layers.append(nn.Conv2D(inputs, outputs, 3, stride, padding=1, bias_attr=False))
+            layers += [SyncBatchNorm(outputs), nn.ReLU()]
+        self.stem = nn.Sequential(*layers)
+
+    def forward(self, x):
+        x = self.maxpool(self.stem(x) if self.stem is not None else self.relu(self.bn1(self.conv1(x))))
+        features = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+def _versions(depth):
+    """Registers a depth's two versions, v1b with torchvision's stem and v1c with a deep one, and returns them."""
+
+    def version(name, deep_stem):
+        def backbone(**options):
+            return ResNet(depth, deep_stem=deep_stem, **options)
+
+        backbone.__name__ = f"ResNet{depth}_{name}"
+        backbone.__doc__ = f"ResNet-{depth}{' with a deep stem' if deep_stem else ''}; options as for `ResNet`."
+        return register(backbone)
+
+    return version("v1b", False), version("v1c", True)
+
+
+ResNet18_v1b, ResNet18_v1c = _versions(18)
+ResNet34_v1b, ResNet34_v1c = _versions(34)
+ResNet50_v1b, ResNet50_v1c = _versions(50)
+ResNet101_v1b, ResNet101_v1c = _versions(101)
+ResNet152_v1b, ResNet152_v1c = _versions(152)
