@@ -7,6 +7,7 @@ import re
 
 import yaml
 from paddle.optimizer import lr as schedulers
+from paddleseg.utils import logger
 
 import paddleseg_psp.data  # these three register their components
 import paddleseg_psp.losses
@@ -16,8 +17,9 @@ from paddleseg_psp.data.class_weights import CLASS_WEIGHTS, count_classes
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.models.layers import freeze_batch_norm
 
-_REQUIRED = ("batch_size", "iters", "train_dataset", "optimizer", "lr_scheduler", "loss", "model")
-_TOP_LEVEL = (*_REQUIRED, "val_dataset", "test_config", "accumulate", "freeze_batch_norm")
+_REQUIRED = ("batch_size", "train_dataset", "optimizer", "lr_scheduler", "loss", "model")
+_LENGTH = ("iters", "epochs")  # one of them
+_TOP_LEVEL = (*_REQUIRED, *_LENGTH, "val_dataset", "test_config", "accumulate", "freeze_batch_norm", "plugins")
 _GROUP = ("name", "lr_mult", "weight_decay_mult")  # of parameters with a learning rate or weight decay of their own
 
 
@@ -71,9 +73,23 @@ def read_yaml(path, seen=()):
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of keys to values at the top")
     bases = content.pop("_base_", [])
+    if "plugins" in content:
+        content["plugins"] = [
+            os.path.abspath(os.path.join(os.path.dirname(path), plugin)) for plugin in _plugin_list(content, path)
+        ]
     for base in [bases] if isinstance(bases, str) else bases:
-        content = _merge(content, read_yaml(os.path.join(os.path.dirname(path), base), (*seen, path)))
+        inherited = read_yaml(os.path.join(os.path.dirname(path), base), (*seen, path))
+        if any(key in content for key in _LENGTH):  # one of them replaces the other
+            inherited = {key: value for key, value in inherited.items() if key not in _LENGTH}
+        content = _merge(content, inherited)
     return content
+
+
+def _plugin_list(content, path):
+    plugins = content["plugins"]
+    if not isinstance(plugins, list) or not all(isinstance(plugin, str) for plugin in plugins):
+        raise UserError(f"{path}: plugins: expected a list of Python files, found {plugins!r}")
+    return plugins
 
 
 def _merge(new, base):
@@ -127,7 +143,7 @@ class Config:
     Args:
         path (str): YAML file; see `resolve_path` and `read_yaml`.
         overrides (list of str): `key.subkey=value` items; see `apply_overrides`.
-        iters, batch_size, accumulate, learning_rate: replace the values in the file unless None.
+        iters (in place of epochs, too), batch_size, accumulate, learning_rate: replace the values in the file unless None.
 
     Raises:
         UserError: with the file, the key, and what is allowed there.
@@ -144,14 +160,22 @@ class Config:
             if key not in self.data:
                 raise UserError(f"{self.path}: the key {key!r} is missing")
         self.data.setdefault("accumulate", 1)
+        if iters is not None:
+            self.data.pop("epochs", None)
         for key, value in (("iters", iters), ("batch_size", batch_size), ("accumulate", accumulate)):
             if value is not None:
                 self.data[key] = value
         if learning_rate is not None:
             self.data["lr_scheduler"]["learning_rate"] = learning_rate
-        for key in ("iters", "batch_size", "accumulate"):
+        if len(length := [key for key in _LENGTH if key in self.data]) != 1:
+            raise UserError(
+                f"{self.path}: expected one of the keys 'iters' and 'epochs', found {' and '.join(length) or 'none'}"
+            )
+        for key in (*length, "batch_size", "accumulate"):
             if not isinstance(self.data[key], int) or self.data[key] < 1:
                 raise UserError(f"{self.path}: {key}: expected a whole number above 0, found {self.data[key]!r}")
+        for plugin in self.data.get("plugins", ()):
+            registry.load_plugin(plugin, self._where("plugins"))
 
     def __str__(self):
         return yaml.safe_dump(self.data, sort_keys=False)
@@ -161,7 +185,18 @@ class Config:
 
     @property
     def iters(self):
+        """Iterations in all; of a schedule by `epochs` they are known after `count_iterations`."""
         return self.data["iters"]
+
+    def count_iterations(self, images, processes=1):
+        """Turns a schedule by `epochs` into one by `iters`, for so many training images and processes.
+
+        An epoch ends with its last whole iteration, as in training.
+        """
+        if "epochs" in self.data:
+            epochs = self.data.pop("epochs")
+            self.data["iters"] = epochs * max(images // (self.batch_size * self.accumulate * processes), 1)
+            logger.info(f"{epochs} epochs of {images} images are {self.iters} iterations")
 
     @property
     def batch_size(self):

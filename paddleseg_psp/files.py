@@ -1,6 +1,7 @@
 """Writing files so that a reader sees the whole old one or the whole new one."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -69,3 +70,12 @@ def require_writable(folder, flag="--save_dir"):
             pass
     except OSError as error:
         raise UserError(f"{flag} {folder}: nothing can be written in {existing} ({error.strerror})")
+
+
+def sha256(path):
+    """Returns the checksum of a file in hexadecimal digits, as sha256sum prints it."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

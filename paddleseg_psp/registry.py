@@ -1,7 +1,10 @@
 """One look-up for every component that a configuration can name, and building components from mappings."""
 
 import difflib
+import importlib.util
 import inspect
+import os
+import sys
 
 from paddleseg.cvlibs import manager
 
@@ -41,6 +44,26 @@ def find(name, where):
             return components[name]
     known = {*_own, *(known for registry in _PADDLESEG for known in registry.components_dict)}
     raise UserError(f"{where}: there is no component {name!r}{suggestion(name, known)}")
+
+
+def load_plugin(path, where):
+    """Runs a Python file of the user's, once, whose classes register themselves by `register` or paddleseg's manager.
+
+    Raises:
+        UserError: no such file, or an exception in it.
+    """
+    name = "paddleseg_psp_plugin_" + os.path.abspath(path).replace(os.sep, "_").replace(".", "_")
+    if name in sys.modules:
+        return
+    if not os.path.isfile(path):
+        raise UserError(f"{where}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where pickle looks for its classes
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"{where}: {path} failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def suggestion(name, known):

@@ -7,7 +7,7 @@ from paddleseg_psp.cli.device import set_up
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.config import Config
 from paddleseg_psp.data.inspection import quick_check
-from paddleseg_psp.engine import evaluate, train
+from paddleseg_psp.engine import distributed, evaluate, train
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import require_writable
 
@@ -34,6 +34,7 @@ def _train(args):
     val_dataset = config.build_dataset("val_dataset") if args.do_eval else None
     for dataset in filter(None, (train_dataset, val_dataset)):
         quick_check(dataset)
+    config.count_iterations(len(train_dataset), distributed.world_size())
     model = config.build_model()
     config.freeze_batch_norm(model)
     losses = config.build_losses(train_dataset)

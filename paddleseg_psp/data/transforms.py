@@ -11,6 +11,7 @@ import numpy as np
 from paddleseg import transforms as T
 from paddleseg.transforms import functional
 
+from paddleseg_psp.data.reference_transforms import PhotoMetricDistortion, SwapRedAndBlue
 from paddleseg_psp.registry import register
 
 
@@ -240,8 +241,8 @@ def _choose_factor(scaling):
 
 # What does the same on bytes as on floats, to rounding.
 _TAKE_BYTES = (
-    _ScaledCrop, RandomPaddingCrop, RandomRotate, RandomGaussianBlur,
-    T.RandomHorizontalFlip, T.RandomVerticalFlip, T.RandomDistort, T.RandomBlur,
+    _ScaledCrop, RandomPaddingCrop, RandomRotate, RandomGaussianBlur, PhotoMetricDistortion, SwapRedAndBlue,
+    T.ResizeByShort, T.LimitLong, T.RandomHorizontalFlip, T.RandomVerticalFlip, T.RandomDistort, T.RandomBlur,
 )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ order, transforms and dropout are functions of the seed and the iteration.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from paddleseg.utils import logger
 
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.errors import UserError
-from paddleseg_psp.files import atomic_folder, atomic_path
+from paddleseg_psp.files import atomic_folder, atomic_path, sha256
 from paddleseg_psp.models.weights import load_weights, read_weights
 
 _PARAMETERS, _OPTIMIZER, _AVERAGE, _STATE = "model.pdparams", "model.pdopt", "average.pdparams", "state.json"
@@ -82,7 +81,7 @@ class Checkpoints:
                     paddle.save(self._average.state_dict(), os.path.join(folder, _AVERAGE))
                 with open(os.path.join(folder, _STATE), "w", encoding="utf-8") as file:
                     json.dump({**dataclasses.asdict(progress), "scaler": self._scaler.state_dict()}, file, indent=1)
-                sums = [f"{_sha256(os.path.join(folder, name))}  {name}\n" for name in sorted(os.listdir(folder))]
+                sums = [f"{sha256(os.path.join(folder, name))}  {name}\n" for name in sorted(os.listdir(folder))]
                 with open(os.path.join(folder, _SUMS), "w", encoding="utf-8") as file:
                     file.writelines(sums)
         except OSError as error:
@@ -99,7 +98,7 @@ class Checkpoints:
             with atomic_path(path) as temporary:
                 paddle.save(self._model.state_dict(), temporary)
             with atomic_path(os.path.join(self._save_dir, BEST, METRICS)) as temporary, open(temporary, "w") as file:
-                json.dump({"weights_sha256": _sha256(path), **metrics}, file, indent=1)
+                json.dump({"weights_sha256": sha256(path), **metrics}, file, indent=1)
         except OSError as error:
             raise UserError(f"{path} could not be written: {error.strerror}")
 
@@ -132,7 +131,7 @@ def metrics_of(path):
     try:
         with open(os.path.join(os.path.dirname(path), METRICS), encoding="utf-8") as file:
             metrics = json.load(file)
-        return metrics if metrics.pop("weights_sha256") == _sha256(path) else None
+        return metrics if metrics.pop("weights_sha256") == sha256(path) else None
     except (OSError, ValueError, KeyError, AttributeError):
         return None
 
@@ -161,7 +160,7 @@ def damage(folder):
         with open(os.path.join(folder, _SUMS), encoding="utf-8") as file:
             sums = [line.split() for line in file]
         for expected, name in sums:
-            if _sha256(os.path.join(folder, name)) != expected:
+            if sha256(os.path.join(folder, name)) != expected:
                 return f"{name} is damaged"
         missing = {_PARAMETERS, _OPTIMIZER, _STATE} - {name for _, name in sums}
         return f"{_SUMS} lacks {', '.join(sorted(missing))}" if missing else None
@@ -169,14 +168,6 @@ def damage(folder):
         return f"it has no {os.path.basename(error.filename)}" if os.path.isdir(folder) else "there is no such folder"
     except (OSError, ValueError) as error:
         return str(error)
-
-
-def _sha256(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # Paddle keys an optimizer's state by parameter names that count the layers made in a process (conv2d_7.w_0_velocity_0), so

@@ -1,13 +1,16 @@
-"""Reading `.pdparams` files without running code from them, and loading them into a network."""
+"""Files of weights: `.pdparams`, read without running code from them, and `.safetensors`; loading them into a network."""
 
 import os
 import pickle
 from urllib.parse import urlparse
 
 import numpy as np
+import paddle
+import safetensors.numpy
 from paddleseg.utils import logger
 
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.files import atomic_path
 
 # What a pickled dict of arrays needs, and nothing that could do more.
 _HARMLESS = {
@@ -32,13 +35,15 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_weights(path):
-    """Returns the dict {name: numpy array} in a `.pdparams` (or `.pdopt`) file.
+    """Returns the dict {name: numpy array} in a `.pdparams` (or `.pdopt`) or `.safetensors` file.
 
     Raises:
         UserError: no such file, a truncated or foreign one, or one that would run code.
     """
     if os.path.isdir(path):
         raise UserError(f"{path} is a folder; name the file in it, e.g. {os.path.join(path, 'model.pdparams')}")
+    if path.endswith(".safetensors"):
+        return _read_safetensors(path)
     try:
         with open(path, "rb") as file:
             content = _ArrayUnpickler(file, encoding="latin1").load()
@@ -55,6 +60,35 @@ def read_weights(path):
     content.pop(_NAME_TABLE, None)
     # paddle pickles a tensor inside a nested structure as (name, array)
     return {name: value[1] if isinstance(value, tuple) else value for name, value in content.items()}
+
+
+def _read_safetensors(path):
+    try:
+        return safetensors.numpy.load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}")
+    except Exception as error:
+        raise UserError(f"{path} is no complete .safetensors file, or one with types that NumPy lacks ({error})")
+
+
+def write_weights(path, weights):
+    """Writes the dict {name: numpy array} to a `.pdparams` or `.safetensors` file, whole or not at all.
+
+    Raises:
+        UserError: another kind of file, or no place to write it.
+    """
+    if not path.endswith((".pdparams", ".safetensors")):
+        raise UserError(f"{path}: weights are written to .pdparams and .safetensors files")
+    try:
+        with atomic_path(path) as temporary:
+            if path.endswith(".safetensors"):
+                safetensors.numpy.save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, temporary)
+            else:
+                paddle.save({name: paddle.to_tensor(value) for name, value in weights.items()}, temporary)
+    except OSError as error:
+        raise UserError(f"{path} could not be written: {error.strerror}")
 
 
 def load_weights(layer, path, strict=False):

@@ -2,9 +2,9 @@
 
 import paddle
 
-from paddleseg_psp.models.backbones.resnet import DEPTHS, ResNet, ResNet50_v1c, ResNet101_v1c
+from paddleseg_psp.models.backbones.resnet import DEPTHS, STRIDES_AND_DILATIONS, ResNet, ResNet50_v1c, ResNet101_v1c
 
-__all__ = ["DEPTHS", "ResNet", "ResNet50_v1c", "ResNet101_v1c", "output_stride"]
+__all__ = ["DEPTHS", "STRIDES_AND_DILATIONS", "ResNet", "ResNet50_v1c", "ResNet101_v1c", "output_stride"]
 
 
 @paddle.no_grad()

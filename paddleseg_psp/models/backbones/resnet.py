@@ -8,7 +8,7 @@ from paddleseg_psp.registry import register
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 STYLES = ("pytorch", "caffe")
-_STRIDES_AND_DILATIONS = {
+STRIDES_AND_DILATIONS = {  # of the four stages, by output stride
     8: ((1, 2, 1, 1), (1, 1, 2, 4)),
     16: ((1, 2, 2, 1), (1, 1, 1, 2)),
     32: ((1, 2, 2, 2), (1, 1, 1, 1)),
@@ -79,6 +79,7 @@ class ResNet(nn.Layer):
         deep_stem (bool): three 3×3 convolutions at the start ("v1c") instead of one 7×7 ("v1b", torchvision's).
         stem_channels (int): channels after the stem; inside a deep one there are half as many. mmsegmentation has 64, semseg
             128.
+        dilations: of the four stages; None means those that the output stride needs.
         contract_dilation (bool): halve the dilation of a dilated stage's first block, as mmsegmentation does; semseg does not.
         style (str): "pytorch" or "caffe": whether a bottleneck's 3×3 or first 1×1 convolution has the stride.
         pretrained (str|None): path or URL of weights.
@@ -97,6 +98,7 @@ class ResNet(nn.Layer):
         base_channels=64,
         deep_stem=True,
         stem_channels=64,
+        dilations=None,
         contract_dilation=False,
         style="pytorch",
         pretrained=None,
@@ -104,7 +106,7 @@ class ResNet(nn.Layer):
         super().__init__()
         for name, value, allowed in (
             ("depth", depth, DEPTHS),
-            ("output_stride", output_stride, _STRIDES_AND_DILATIONS),
+            ("output_stride", output_stride, STRIDES_AND_DILATIONS),
             ("style", style, STYLES),
         ):
             if value not in allowed:
@@ -113,8 +115,9 @@ class ResNet(nn.Layer):
         self.maxpool = nn.MaxPool2D(3, stride=2, padding=1)
         block = BasicBlock if depth < 50 else Bottleneck
         self.feat_channels = [block.expansion * base_channels * 2**stage for stage in range(4)]
+        strides, needed = STRIDES_AND_DILATIONS[output_stride]
         channels = stem_channels
-        for stage, (blocks, stride, dilation) in enumerate(zip(DEPTHS[depth], *_STRIDES_AND_DILATIONS[output_stride])):
+        for stage, (blocks, stride, dilation) in enumerate(zip(DEPTHS[depth], strides, dilations or needed)):
             first_dilation = dilation // 2 if contract_dilation and dilation > 1 else dilation
             width, out_channels = base_channels * 2**stage, self.feat_channels[stage]
             layers = [block(channels, width, stride, first_dilation, style)]

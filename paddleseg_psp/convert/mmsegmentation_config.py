@@ -1,0 +1,80 @@
+"""What mmsegmentation's checkpoints say of their configuration: Python source, which is read and not run."""
+
+import ast
+
+from paddleseg_psp.errors import UserError
+from paddleseg_psp.models.backbones import STRIDES_AND_DILATIONS
+
+
+def read_config(text):
+    """Returns the variables {name: value} that a resolved configuration sets to literals and calls of `dict`."""
+    values = {}
+    try:
+        statements = ast.parse(text or "").body
+    except (SyntaxError, ValueError):
+        return {}
+    for statement in statements:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            try:
+                values[statement.targets[0].id] = _evaluate(statement.value, values)
+            except ValueError:
+                pass  # an expression of another kind, such as a function
+    return values
+
+
+def _evaluate(node, names):
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
+        return {keyword.arg: _evaluate(keyword.value, names) for keyword in node.keywords if keyword.arg}
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values)
+        return {ast.literal_eval(key): _evaluate(value, names) for key, value in pairs if key is not None}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_evaluate(item, names) for item in node.elts]
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    return ast.literal_eval(node)
+
+
+def model_options(config):
+    """Returns (model, backbone): the options of this package's network that a configuration states.
+
+    Raises:
+        UserError: strides that this package does not have.
+    """
+    network = config.get("model") or {}
+    head, backbone = network.get("decode_head") or {}, network.get("backbone") or {}
+    renamed = {"pool_scales": "bin_sizes", "dropout_ratio": "dropout"}
+    same = ("align_corners", "psa_type", "compact", "shrink_factor", "normalization_factor", "psa_softmax")
+    model = {renamed.get(key, key): head[key] for key in (*same, *renamed) if key in head}
+    if "mask_size" in head:
+        model["mask_h"], model["mask_w"] = head["mask_size"]
+    options = {key: backbone[key] for key in ("contract_dilation", "style") if key in backbone}
+    if "strides" in backbone and "dilations" in backbone:
+        strides, dilations = (tuple(backbone[key]) for key in ("strides", "dilations"))
+        for output_stride, (own_strides, own_dilations) in STRIDES_AND_DILATIONS.items():
+            if strides == own_strides:
+                options["output_stride"] = output_stride
+                if dilations != own_dilations:
+                    options["dilations"] = list(dilations)
+        if "output_stride" not in options:
+            raise UserError(f"its backbone has the strides {strides}, which no ResNet here has")
+    return model, options
+
+
+def preprocessing(config):
+    """Returns (mean, std, red first) of images, in bytes' units, or None where the configuration is silent."""
+    stated = (
+        (config.get("model") or {}).get("data_preprocessor") or config.get("data_preprocessor") or config.get("img_norm_cfg")
+    )
+    if not stated or "mean" not in stated:
+        return None
+    return stated["mean"], stated["std"], stated.get("bgr_to_rgb", stated.get("to_rgb", False))
+
+
+def test_options(config):
+    """Returns the mapping `test_config`: windows, as the configuration has them; {} for whole images."""
+    stated = (config.get("model") or {}).get("test_cfg") or config.get("test_cfg") or {}
+    if stated.get("mode") != "slide":
+        return {}
+    (height, width), (down, right) = stated["crop_size"], stated["stride"]
+    return {"is_slide": True, "crop_size": [width, height], "stride": [right, down]}

@@ -1,0 +1,95 @@
+"""Transforms of semseg's and mmsegmentation's recipes that paddleseg lacks; rotation and blurring are in `transforms`."""
+
+import cv2
+import numpy as np
+
+from paddleseg_psp.registry import register
+
+
+@register
+class PhotoMetricDistortion:
+    """Changes brightness, contrast, saturation and hue as mmsegmentation does: each half the time, contrast second or last.
+
+    Args:
+        brightness_delta (float): the largest value added.
+        contrast_range, saturation_range: of the factors.
+        hue_delta (int): the largest turn of the hue, in steps of two degrees.
+    """
+
+    def __init__(self, brightness_delta=32, contrast_range=(0.5, 1.5), saturation_range=(0.5, 1.5), hue_delta=18):
+        self.brightness_delta, self.hue_delta = brightness_delta, hue_delta
+        self.contrast_range, self.saturation_range = contrast_range, saturation_range
+
+    def __call__(self, data):
+        image = data["img"] if data["img"].dtype == np.uint8 else np.rint(data["img"]).astype(np.uint8)
+        if _by_chance():
+            image = _linear(image, 1, np.random.uniform(-self.brightness_delta, self.brightness_delta))
+        contrast_comes_second = _by_chance()
+        if contrast_comes_second:
+            image = self._contrast(image)
+        image = self._saturation_and_hue(image)
+        if not contrast_comes_second:
+            image = self._contrast(image)
+        return {**data, "img": image}
+
+    def _contrast(self, image):
+        return _linear(image, np.random.uniform(*self.contrast_range), 0) if _by_chance() else image
+
+    def _saturation_and_hue(self, image):
+        saturation = np.random.uniform(*self.saturation_range) if _by_chance() else None
+        turn = np.random.randint(-self.hue_delta, self.hue_delta) if _by_chance() else None
+        if saturation is None and turn is None:
+            return image
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        if saturation is not None:
+            hsv[..., 1] = _linear(hsv[..., 1], saturation, 0)
+        if turn is not None:
+            hsv[..., 0] = (hsv[..., 0].astype(int) + turn) % 180
+        return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def _by_chance():
+    return np.random.randint(2) == 1
+
+
+def _linear(image, factor, added):
+    table = np.clip(np.arange(256) * factor + added, 0, 255).astype(np.uint8)
+    return cv2.LUT(np.ascontiguousarray(image), table)
+
+
+@register
+class PadShortSides:
+    """Pads an image below and on the right where it is smaller than a size, for networks that want whole windows.
+
+    paddleseg's Padding refuses images that are larger.
+
+    Args:
+        size: (width, height).
+        im_padding_value: of the padding; one number, or one for each channel (red, green, blue).
+        label_padding_value (int): of the label's.
+    """
+
+    def __init__(self, size, im_padding_value=127.5, label_padding_value=255):
+        self.size, self.im_padding_value, self.label_padding_value = size, im_padding_value, label_padding_value
+
+    def __call__(self, data):
+        size = data["img"].shape[:2]
+        missing = [max(wanted - side, 0) for wanted, side in zip(self.size[::-1], size)]
+        if not any(missing):
+            return data
+
+        def padded(array, value):
+            value = np.broadcast_to(value, 1 if array.ndim == 2 else array.shape[2]).tolist()
+            return cv2.copyMakeBorder(array, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT, value=value)
+
+        fields = {key: padded(data[key], self.label_padding_value) for key in data.get("gt_fields", [])}
+        steps = [*data.get("trans_info", []), ("padding", size)]
+        return {**data, "img": padded(data["img"], self.im_padding_value), "trans_info": steps, **fields}
+
+
+@register
+class SwapRedAndBlue:
+    """Gives an image's channels as blue, green, red, for networks that were trained so (Caffe's)."""
+
+    def __call__(self, data):
+        return {**data, "img": np.ascontiguousarray(data["img"][..., ::-1])}
