@@ -12,6 +12,7 @@ from paddle import nn
 from paddleseg.cvlibs import manager
 from paddleseg.models.layers import ConvBNReLU
 
+from paddleseg_psp.convert.mindspore_files import Checkpoint
 from paddleseg_psp.engine import train
 from paddleseg_psp.models.weights import read_weights
 
@@ -149,3 +150,14 @@ def checkpoint_arrays(folder):
                 arrays[f"{name}/{key}"] = value if isinstance(value, dict) else np.asarray(value).tobytes()
     with open(os.path.join(folder, "state.json")) as file:
         return arrays, json.load(file)
+
+
+def mindspore_checkpoint(**tensors):
+    """Returns MindSpore's message of named arrays."""
+    message = Checkpoint()
+    for name, array in tensors.items():
+        value = message.value.add(tag=name)
+        value.tensor.dims.extend(array.shape or [0])
+        value.tensor.type = {"float32": "Float32", "float16": "Float16", "int32": "Int32"}[str(array.dtype)]
+        value.tensor.content = array.tobytes()
+    return message

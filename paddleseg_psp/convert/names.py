@@ -39,10 +39,10 @@ _SEMSEG_HEADS = [
 ]
 _SEMSEG = [
     *_numbered(r"ppm.features.\1", r"head\.psp_module\.stages\.(\d+)\.1", (1, 2)),
+    (r"^psa\.(attention|attention_p)\.1\.weight", r"psa.\1.3.weight"),
     (r"^psa\.reduce_layer\.", "psa.reduce."),
     *_numbered(r"psa.\1", r"psa\.(reduce|reduce_p|proj)", (0, 1)),
     *_numbered(r"psa.\1", r"psa\.(attention|attention_p)\.0", (0, 1)),
-    (r"^psa\.(attention|attention_p)\.1\.weight", r"psa.\1.3.weight"),
     *_SEMSEG_HEADS,
     (r"^backbone\.stem\.", "layer0."),
     (r"^backbone\.conv1\.", "layer0.0."),

@@ -28,7 +28,8 @@ def load_batches(dataset, batches, num_workers=0):
     """Yields the batches asked for, dicts of tensors, in order. Close it (`contextlib.closing`) to end its processes early.
 
     Args:
-        dataset: has `dataset[key]`, a dict of arrays, and `dataset.files(key)`, what to call it in messages.
+        dataset: has `dataset[key]`, a dict of arrays, and `dataset.files(key)`, what to call it in messages. trans_info
+            in it comes as it is, in a list of each sample's.
         batches: the list of keys of each batch; iterating it again gives the same.
         num_workers (int): processes that read; 0 reads each batch when it is asked for.
 
@@ -38,7 +39,8 @@ def load_batches(dataset, batches, num_workers=0):
     """
     if num_workers == 0:
         for keys in batches:
-            yield paddle.utils.map_structure(_to_tensor, default_collate_fn([dataset[key] for key in keys]))
+            batch = _batch([dataset[key] for key in keys])
+            yield {key: paddle.to_tensor(value) if isinstance(value, np.ndarray) else value for key, value in batch.items()}
         return
     guarded = _Guarded(dataset, num_workers)
     loader = paddle.io.DataLoader(
@@ -69,10 +71,6 @@ def load_batches(dataset, batches, num_workers=0):
             yield batch
     finally:
         iterator._try_shutdown_all(_SECONDS_TO_STOP)  # its thread keeps it from being collected
-
-
-def _to_tensor(value):
-    return paddle.to_tensor(value) if isinstance(value, np.ndarray) else value
 
 
 class _Guarded(paddle.io.Dataset):
@@ -136,5 +134,12 @@ def _fits_shared_memory(dataset, batches, num_workers):
 def _collate(samples):
     failure = next((sample for sample in samples if isinstance(sample, Exception)), None)
     if failure is None:
-        return default_collate_fn(samples)
+        return _batch(samples)
     return {"failure": failure, "tensor": np.zeros(1)}  # the loader cannot carry a batch without any tensor
+
+
+def _batch(samples):
+    """Returns the samples' arrays stacked, and their trans_info, if they have it, in a list."""
+    steps = {"trans_info": [sample["trans_info"] for sample in samples]} if "trans_info" in samples[0] else {}
+    arrays = [{key: value for key, value in sample.items() if key != "trans_info"} for sample in samples]
+    return {**default_collate_fn(arrays), **steps}

@@ -59,7 +59,7 @@ def evaluate(
     with contextlib.closing(samples):
         for sample, index in zip(track(samples, len(share), "[EVAL]") if shown else samples, share):
             with autocast(model, precision, amp_level):
-                pred = predict_classes(model, sample["img"], sample["trans_info"], *options)
+                pred = predict_classes(model, sample["img"], sample["trans_info"][0], *options)
             label = sample["label"].numpy()[0]
             matrix.update(pred, label)
             if each:

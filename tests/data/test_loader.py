@@ -48,8 +48,8 @@ def numbers(batches):
 def test_batches_come_in_order(num_workers):
     batches = list(load_batches(Numbers(), BATCHES, num_workers))
     assert numbers(batches) == BATCHES
-    info = batches[0]["trans_info"]
-    assert list(info[0][0]) == ["resize", "resize"] and [value.tolist() for value in info[0][1]] == [[4, 4], [5, 5]]
+    (step,), (other,) = batches[0]["trans_info"]  # of each image, as its transforms noted them
+    assert (step[0], list(step[1])) == (other[0], list(other[1])) == ("resize", [4, 5])
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -3,8 +3,12 @@
 import numpy as np
 import paddle
 import pytest
+from paddleseg import transforms as T
 from scipy.special import softmax
 
+from paddleseg_psp.data import CheckedDataset, Cityscapes
+from paddleseg_psp.data.reference_transforms import PadShortSides
+from paddleseg_psp.engine import evaluate
 from paddleseg_psp.engine.inference import _strips, predict_classes, warn_of_small_masks
 from paddleseg_psp.models.layers import PointWiseSpatialAttention, resize
 
@@ -105,3 +109,29 @@ def test_a_mask_that_is_too_small_is_told_once(capsys):
     for _ in range(2):
         model(paddle.randn([1, 8, 6, 9]))
     assert capsys.readouterr().out.count("The attention's mask of 5x7 does not reach all of an input") == 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("steps", [[T.ResizeByShort(24)], [T.LimitLong(max_long=40), PadShortSides((64, 64), 127.5)]])
+def test_images_that_were_resized_or_padded_are_compared_at_their_own_size(network, tiny_data, num_workers, steps):
+    dataset = Cityscapes([*steps, T.Normalize()], str(tiny_data), "val")
+    dataset.NUM_CLASSES = dataset.num_classes = 19
+    network.convolution = paddle.nn.Conv2D(3, 19, 7, padding=3)
+    seen = {}
+    evaluate(
+        network,
+        dataset,
+        num_workers=num_workers,
+        print_detail=False,
+        each=lambda i, pred, label: seen.update({i: (pred, label)}),
+    )
+    samples = CheckedDataset(dataset)
+    for index, (pred, label) in seen.items():
+        whole = samples.read(index)
+        assert pred.shape == label.shape == whole[1].shape
+        logits, (height, width) = network(paddle.to_tensor(samples[index]["img"][np.newaxis]))[0], whole[1].shape
+        if len(steps) == 2:
+            logits = logits[:, :, :30]  # 64x48 limited to 40x30, then padded below and on the right
+            logits = logits[:, :, :, :40]
+        np.testing.assert_array_equal(pred, resize(logits, (height, width), False).argmax(1).numpy()[0])
+    assert len(seen) == 3

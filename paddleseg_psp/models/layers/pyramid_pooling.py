@@ -126,9 +126,9 @@ class PyramidPooling(nn.Layer):
         fuse, inputs = self.conv_bn_relu2, [x, *(stage(x) for stage in self.stages[::-1])]
         channels, kernels = [array.shape[1] for array in inputs], fuse._conv.weight
         kernels = paddle.split(kernels, channels, axis=1) if len(channels) > 1 else [kernels]
-        whole, cells = [], []
-        for bins, *pair in zip((None, *self.bin_sizes[::-1]), inputs, kernels):
-            (whole if bins is None else cells).append(pair)
+        levels = list(zip((None, *self.bin_sizes[::-1]), inputs, kernels))
+        whole = [level[1:] for level in levels if level[0] is None]
+        cells = [level[1:] for level in levels if level[0] is not None]
         fused = F.conv2d(*(_concatenated(arrays) for arrays in zip(*whole)), fuse._conv.bias, padding=1)
         if cells:
             fused = fused + self._fused_branches(*zip(*cells), spatial_size(x)).astype(fused.dtype)
