@@ -247,6 +247,14 @@ class Config:
         specs = self.data.get(key, {}).get("transforms", [])
         return [registry.build(spec, self._where(f"{key}.transforms.{i}")) for i, spec in enumerate(specs)]
 
+    def without_pretrained(self):
+        """Drops the weights to start from, so that nothing is downloaded or read; returns the configuration itself."""
+        network = self.data["model"]
+        for part in (network, network.get("backbone")):
+            if isinstance(part, dict):
+                part.pop("pretrained", None)
+        return self
+
     def build_model(self):
         """Returns the network, with its number of classes and its crop size taken from the training data set if not given."""
         classes = self._dataset_constant("num_classes", "NUM_CLASSES")
@@ -255,9 +263,9 @@ class Config:
             raise UserError(
                 f"{self._where('model.num_classes')}: {spec['num_classes']}, but the training data set has {classes} classes"
             )
-        return registry.build(spec, self._where("model"), crop_size=self._crop_size())
+        return registry.build(spec, self._where("model"), crop_size=self.crop_size())
 
-    def _crop_size(self):
+    def crop_size(self):
         """Returns the (height, width) that training images have after the transforms, or None where it varies."""
         for spec in reversed(self.data["train_dataset"].get("transforms") or []):
             size = spec.get("crop_size", spec.get("target_size")) if isinstance(spec, dict) else None

@@ -14,10 +14,7 @@ def trained_model(config, model_path):
     """
     if model_path is None:
         raise UserError("--model_path is missing: name the weights, e.g. --model_path output/best_model/model.pdparams")
-    network = config.data["model"]
-    for part in (network, network.get("backbone", {})):
-        part.pop("pretrained", None)  # all weights come from model_path: no download
-    model = config.build_model()
+    model = config.without_pretrained().build_model()  # all weights come from model_path
     load_weights(model, model_path, strict=True)
     return model
 

@@ -11,6 +11,7 @@ from paddleseg_psp.deploy.graph import OUTPUT_OPS, with_half_weights, write_grap
 from paddleseg_psp.deploy.predictor import has_operators
 from paddleseg_psp.deploy.quantization import INT8
 from paddleseg_psp.deploy.verify import verify_bundle
+from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import require_writable
 from paddleseg_psp.models.cost import multiply_adds
 from paddleseg_psp.models.layers import PointWiseSpatialAttention
@@ -62,11 +63,12 @@ def export_bundle(
         list: the comparisons of `verify_bundle`.
 
     Raises:
-        UserError: no place to write, or results that differ from the network's.
+        UserError: no place to write, results that differ from the network's, or an attention that needs a fixed input_shape.
     """
     if output_op not in OUTPUT_OPS:
         raise ValueError(f"output_op must be one of {', '.join(OUTPUT_OPS)}, not {output_op!r}")
     require_writable(save_dir)
+    _require_fixed_size(model, input_shape)
     model.eval()
     exported = with_half_weights(model) if half_weights else model
     folder = os.path.abspath(save_dir)
@@ -101,6 +103,15 @@ def export_bundle(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return comparisons
+
+
+def _require_fixed_size(model, input_shape):
+    attentions = [layer for layer in model.sublayers() if isinstance(layer, PointWiseSpatialAttention)]
+    if -1 in input_shape[2:] and any(layer.mmsegmentation or layer.compact for layer in attentions):
+        raise UserError(
+            "this PSANet's attention (compact, or of mmsegmentation's convention) depends on the image size: export it for one "
+            "size with --input_shape 1 3 H W"
+        )
 
 
 def _about(model, input_shape, class_names, palette):

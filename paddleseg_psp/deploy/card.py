@@ -43,7 +43,7 @@ def write_card(path, model, description, comparisons, metrics):
             f"`paddle.base.core.load_op_meta_info_and_register_op` of the same Paddle takes `{description['operators']}`."
         )
     lines += ["", "## Metrics", ""]
-    lines += [f"- {name}: {_shown(value)}" for name, value in (metrics or {}).items()] or ["None are known for these weights."]
+    lines += [f"- {name}: {shown(value)}" for name, value in (metrics or {}).items()] or ["None are known for these weights."]
     lines += ["", "## Compared with the trained network", ""]
     if comparisons:
         lines += [
@@ -54,14 +54,22 @@ def write_card(path, model, description, comparisons, metrics):
             lines.append(f"| {backend} | {inputs} | {sizes} | {agreement:.4%} | {'' if error is None else f'{error:.1e}'} |")
     else:
         lines.append("Not compared (exported with --no-verify).")
-    if description.get("class_names"):
-        colors = description.get("palette") or [""] * len(description["class_names"])
-        lines += ["", "## Classes", "", "| index | name | red, green, blue |", "| --- | --- | --- |"]
-        for index, (name, color) in enumerate(zip(description["class_names"], colors)):
-            lines.append(f"| {index} | {name} | {', '.join(map(str, color))} |")
+    lines += class_table(description.get("class_names"), description.get("palette"))
     with open(path, "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
 
 
-def _shown(value):
+def class_table(class_names, palette):
+    """Returns the lines of a table of classes and their colours; none where names are not known."""
+    if not class_names:
+        return []
+    rows = [
+        f"| {index} | {name} | {', '.join(map(str, color))} |"
+        for index, (name, color) in enumerate(zip(class_names, palette or [""] * len(class_names)))
+    ]
+    return ["", "## Classes", "", "| index | name | red, green, blue |", "| --- | --- | --- |", *rows]
+
+
+def shown(value):
+    """Returns a metric's value as a card has it."""
     return f"{value:.4f}" if isinstance(value, float) else value

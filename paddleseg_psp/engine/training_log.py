@@ -17,7 +17,7 @@ from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path
 from paddleseg_psp.visual import draw_curves
 
-_METRICS, _CURVES = "metrics.jsonl", "curves.png"
+RECORDS, _CURVES = "metrics.jsonl", "curves.png"
 _SLOW_READING = 0.5  # share of an iteration's time
 _AGAINST_DIVERGENCE = (
     "Lower --learning_rate, lengthen lr_scheduler.warmup_iters, clip gradients (optimizer.grad_clip_cfg), or use --precision "
@@ -66,7 +66,7 @@ class TrainingLog:
 
     @property
     def _metrics(self):
-        return os.path.join(self._save_dir, _METRICS)
+        return os.path.join(self._save_dir, RECORDS)
 
     def restart_timer(self):
         """Leaves out the time since the last step, which went into something else than training."""

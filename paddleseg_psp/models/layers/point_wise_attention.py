@@ -119,16 +119,20 @@ class PointWiseSpatialAttention(nn.Layer):
             attended = resize(attended, size, align_corners)
         return paddle.concat([x, attended], axis=1)
 
-    def own_multiply_adds(self, shape):
-        """Returns the multiply-adds of the weighted sums for an input [N, C, H, W]: of what the masks reach."""
+    def own_multiply_adds(self, shape, as_published=False):
+        """Returns the multiply-adds of the weighted sums for an input [N, C, H, W]: of what the masks reach.
+
+        As published, they are products with a matrix of all positions by all positions.
+        """
         size, _ = self._shrunk_size(shape[2:])
         masks = [2 * length for length in size] if self.compact else self.mask_size
         rows, columns = (
             sum(min(place + mask // 2, length - 1) - max(place - (mask - 1) // 2, 0) + 1 for place in range(length))
             for mask, length in zip(masks, size)
         )
+        pairs = (size[0] * size[1]) ** 2 if as_published else rows * columns
         directions = 2 if self.psa_type == "bi-direction" else 1
-        return shape[0] * self.reduce_layer._conv.weight.shape[0] * rows * columns * directions
+        return shape[0] * self.reduce_layer._conv.weight.shape[0] * pairs * directions
 
     @paddle.jit.not_to_static  # plain Python on sizes
     def _shrunk_size(self, size):

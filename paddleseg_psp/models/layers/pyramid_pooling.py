@@ -134,10 +134,15 @@ class PyramidPooling(nn.Layer):
             fused = fused + self._fused_branches(*zip(*cells), spatial_size(x)).astype(fused.dtype)
         return fuse._relu(fuse._batch_norm(fused))
 
-    def own_multiply_adds(self, shape):
-        """Returns the multiply-adds of fusing an input [N, C, H, W]: of the convolution on it, and of the branches' cells."""
+    def own_multiply_adds(self, shape, as_published=False):
+        """Returns the multiply-adds of fusing an input [N, C, H, W]: of the convolution on it, and of the branches' cells.
+
+        As published, the branches are resized to H × W before they are fused.
+        """
         batch, channels, height, width = shape
         out, all_channels = self.conv_bn_relu2._conv.weight.shape[:2]
+        if as_published:
+            return batch * out * all_channels * 9 * height * width
         per_output = channels * 9 * height * width
         for bins in self.bin_sizes:
             branch_channels, cells = (all_channels - channels) // len(self.bin_sizes), 3 * (bins or 0)

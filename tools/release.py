@@ -1,0 +1,107 @@
+"""Makes a folder to publish from a trained network: weights named by their hash, configuration, model card.
+
+python tools/release.py --config configs/psanet/psanet_resnet18_demo.yml --model_path output/best_model/model.pdparams \
+    --save_dir output/release
+
+The auxiliary classifier, which only training uses, is left out unless --keep_auxiliary is given.
+"""
+
+import os
+
+import numpy as np
+import paddle
+import yaml
+from paddleseg.utils import logger
+
+from paddleseg_psp.cli import arguments
+from paddleseg_psp.cli.inputs import trained_model
+from paddleseg_psp.cli.run import run
+from paddleseg_psp.config import Config
+from paddleseg_psp.deploy.card import class_table, shown
+from paddleseg_psp.engine.checkpoint import metrics_of
+from paddleseg_psp.errors import UserError
+from paddleseg_psp.files import atomic_path, require_writable, sha256
+from paddleseg_psp.models.cost import costs
+from paddleseg_psp.models.weights import read_weights, write_weights
+
+AUXILIARY = ("head.auxlayer.", "aux_head.")
+
+
+def main(argv=None):
+    parser = arguments.parser(__doc__.splitlines()[0], "model_path", "save_dir", device="cpu")
+    parser.add_argument("--format", choices=["pdparams", "safetensors"], default="pdparams", help="of the weights")
+    parser.add_argument("--keep_auxiliary", action="store_true", help="keep the auxiliary classifier, for further training")
+    run(_release, parser.parse_args(argv))
+
+
+def _release(args):
+    if args.save_dir is None:
+        raise UserError("--save_dir is missing: name the folder to make")
+    paddle.set_device(args.device)
+    require_writable(args.save_dir)
+    config = Config(args.config, args.opts)
+    network = trained_model(config, args.model_path)
+    weights = {name: np.asarray(value) for name, value in read_weights(args.model_path).items() if name in network.state_dict()}
+    kept = {name: value for name, value in weights.items() if not name.startswith(AUXILIARY)}
+    if len(kept) < len(weights) and not args.keep_auxiliary:
+        weights = kept
+        config.data["model"]["enable_auxiliary_loss"] = False
+        config.data["loss"]["coef"] = config.data["loss"]["coef"][:1]
+        config.data["loss"]["types"] = config.data["loss"]["types"][:1]
+    name = os.path.splitext(os.path.basename(config.path))[0]
+    temporary = os.path.join(args.save_dir, f"{name}.{args.format}")
+    write_weights(temporary, weights)
+    digest = sha256(temporary)
+    path = os.path.join(args.save_dir, f"{name}-{digest[:8]}.{args.format}")
+    os.replace(temporary, path)
+    _require_same_results(config, path, network)
+    for file, text in (
+        (f"{name}.yml", str(config)),
+        ("README.md", _card(config, network, name, path, digest, metrics_of(args.model_path))),
+    ):
+        with atomic_path(os.path.join(args.save_dir, file)) as target, open(target, "w", encoding="utf-8") as out:
+            out.write(text)
+    logger.info(f"The release is in {args.save_dir}: {os.path.basename(path)}, {name}.yml, README.md")
+
+
+def _require_same_results(config, path, network):
+    """Raises UserError unless the released files give the trained network's logits, to the bit."""
+    size = config.crop_size() if config.data["model"].get("compact") else (65, 97)
+    image, models = paddle.randn([1, config.img_channels(), *size]), (trained_model(config, path), network)
+    with paddle.no_grad():
+        for model in models:
+            model.eval()
+        released, own = (model(image)[0].numpy() for model in models)
+    if not np.array_equal(released, own):
+        os.remove(path)
+        raise UserError("the released weights do not give the results of the network they were made from: nothing was released")
+
+
+def _card(config, network, name, path, digest, metrics):
+    size = config.crop_size() or (512, 512)
+    parts = costs(network, [1, config.img_channels(), *size]).values()
+    lines = [
+        f"# {name}",
+        "",
+        f"- {type(network).__name__} with {config.data['model']['backbone']['type']}",
+        f"- Weights: `{os.path.basename(path)}`, sha256 `{digest}`",
+        f"- {sum(part.parameters for part in parts) / 1e6:.2f} million parameters with the auxiliary classifier, "
+        f"{sum(part.multiply_adds for part in parts) / 1e9:.1f} G multiply-adds for {size[0]}x{size[1]}",
+        f"- Evaluate: `python val.py --config {name}.yml --model_path {os.path.basename(path)}`",
+        "",
+        "## Metrics",
+        "",
+        *([f"- {key}: {shown(value)}" for key, value in (metrics or {}).items()] or ["None are known for these weights."]),
+        "",
+        "## Trained with",
+        "",
+        "```yaml",
+        yaml.safe_dump({key: config.data[key] for key in ("optimizer", "lr_scheduler", "loss")}, sort_keys=False).rstrip(),
+        "```",
+        *class_table(config.class_names(), config.palette()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
