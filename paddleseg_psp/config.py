@@ -353,4 +353,21 @@ class Config:
                 raise UserError(
                     f"{where}.name: no parameter has {group['name']!r} in its name; some are {', '.join(names[:3])}"
                 )
-        return registry.build(spec, self._where("optimizer"))(model, schedule)
+        builder, level = registry.build(spec, self._where("optimizer")), logger.log_level
+        logger.log_level = 1  # paddleseg lists every parameter of every group
+        try:
+            optimizer = builder(model, schedule)
+        finally:
+            logger.log_level = level
+        _tell_groups(spec.get("custom_cfg") or (), names)
+        return optimizer
+
+
+def _tell_groups(groups, names):
+    """Logs how many of the parameters each group has, the first that fits counting."""
+    left = list(names)
+    for group in groups:
+        own = [name for name in left if group["name"] in name]
+        left = [name for name in left if name not in own]
+        factors = ", ".join(f"{key} {group[key]}" for key in _GROUP[1:] if key in group)
+        logger.info(f"{len(own)} parameters with {group['name']!r} in their names: {factors}")

@@ -23,7 +23,7 @@ def sgd(**changes):
     return {"type": "SGD", "weight_decay": 0.1, **changes}
 
 
-def test_factors_of_learning_rate_and_weight_decay(write_config):
+def test_factors_of_learning_rate_and_weight_decay(write_config, capsys):
     groups = [
         {"name": "head.bias", "lr_mult": 2, "weight_decay_mult": 0.0},
         {"name": "head", "lr_mult": 10},
@@ -33,6 +33,9 @@ def test_factors_of_learning_rate_and_weight_decay(write_config):
         rate = {"head.bias": 0.02, "head.weight": 0.1}.get(name, 0.01)
         decay = {"head.bias": 0.0, "backbone.bias": 0.05}.get(name, 0.1)
         np.testing.assert_allclose(after, before - rate * (1 + decay * before), rtol=1e-5, atol=1e-6, err_msg=name)
+    told = capsys.readouterr().out
+    assert "1 parameters with 'head.bias' in their names: lr_mult 2, weight_decay_mult 0.0" in told
+    assert "1 parameters with 'head' in their names: lr_mult 10" in told and "params_name" not in told
 
 
 @pytest.mark.parametrize("momentum", [{}, {"momentum": 0.9}])

@@ -1,6 +1,8 @@
+import re
+
 import pytest
 import yaml
-from helpers import run_python
+from helpers import ROOT, run_python
 from paddleseg.cvlibs import manager
 
 from paddleseg_psp import models, registry
@@ -53,7 +55,7 @@ from paddleseg.cvlibs import manager
 from paddleseg_psp.registry import register
 
 @manager.BACKBONES.add_component
-class BackboneOfA{name}(nn.Layer):
+class BackboneOfAPlugin(nn.Layer):
     feat_channels = [4] * 4
 
     def __init__(self, width=4):
@@ -64,7 +66,7 @@ class BackboneOfA{name}(nn.Layer):
         return [self.stem(x)] * 4
 
 @register
-class LossOfA{name}(nn.Layer):
+class LossOfAPlugin(nn.Layer):
     def forward(self, logits, label):
         return logits.square().mean()
 """
@@ -72,7 +74,7 @@ class LossOfA{name}(nn.Layer):
 
 def test_components_in_a_file_of_the_users(tmp_path, write_config):
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "parts.py").write_text(PLUGIN.format(name="Plugin"))
+    (tmp_path / "own" / "parts.py").write_text(PLUGIN)
     changes = {"plugins": ["own/parts.py"], "loss": {"types": [{"type": "LossOfAPlugin"}], "coef": [1, 0.4]}}
     overrides = ["model.backbone={'type': 'BackboneOfAPlugin'}"]
     for _ in range(2):  # it runs once
@@ -98,13 +100,14 @@ def test_plugins_that_do_not_load(plugins, message, tmp_path, write_config):
             Config(write_config(plugins=plugins))
 
 
-def test_a_plugin_trains_evaluates_and_exports(tmp_path, write_config):
+def test_the_documented_plugin_trains_evaluates_and_exports(tmp_path, write_config):
     """By the commands, in processes of their own, reading processes included."""
-    (tmp_path / "parts.py").write_text(PLUGIN.format(name="Command"))
-    model = {"type": "PSPNet", "pp_out_channels": 8, "backbone": {"type": "BackboneOfACommand", "width": 4}}
-    path = write_config(plugins=["parts.py"], loss={"types": [{"type": "LossOfACommand"}], "coef": [1, 0.4]})
+    with open(f"{ROOT}/docs/extending.md", encoding="utf-8") as file:
+        settings, code = re.findall(r"```(?:yaml|python)\n(.*?)```", file.read(), re.DOTALL)[:2]
+    (tmp_path / "parts.py").write_text(code)
+    path = write_config()
     with open(path, encoding="utf-8") as file:
-        data = {**yaml.safe_load(file), "model": model}
+        data = {**yaml.safe_load(file), **yaml.safe_load(settings)}
     with open(path, "w", encoding="utf-8") as file:
         yaml.safe_dump(data, file)
     common, weights = ["--config", path, "--device", "cpu"], tmp_path / "out" / "best_model" / "model.pdparams"
@@ -116,3 +119,5 @@ def test_a_plugin_trains_evaluates_and_exports(tmp_path, write_config):
         process = run_python([*command, *common])
         assert process.returncode == 0, process.stderr
     assert (tmp_path / "bundle" / "deploy.yaml").exists()
+    process = run_python(["val.py", "--model_path", weights, "--config", tmp_path / "out" / "config.yml", "--device", "cpu"])
+    assert process.returncode == 0, process.stderr  # the configuration that the training left names the file, too

@@ -127,7 +127,7 @@ def _write(args, conversion, data):
 
 
 def _examples(names):
-    return f" ({', '.join(list(names)[:3])}{', …' if len(names) > 3 else ''})" if names else ""
+    return f" ({', '.join(list(names)[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
 
 
 def _told(array):

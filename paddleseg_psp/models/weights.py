@@ -137,7 +137,7 @@ def _mismatch(path, layer, own, weights, missing, reshaped):
 
 
 def _few(names, count=3):
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def _download(url):
