@@ -39,14 +39,14 @@ def _pspnet(shape, framework, backbone):
     auxiliary = shape("head.auxlayer.conv_bn_relu._conv.weight")
     return {
         "type": "PSPNet",
-        "num_classes": shape("head.conv.weight")[0],
+        "num_classes": _channels(shape, "head.conv.weight"),
         "backbone": backbone,
-        "pp_out_channels": shape("head.psp_module.conv_bn_relu2._conv.weight")[0],
+        "pp_out_channels": _channels(shape, "head.psp_module.conv_bn_relu2._conv.weight"),
         "bin_sizes": bins.get(levels),
-        "branch_channels": shape("head.psp_module.stages.0.1._conv.weight")[0] if levels else None,
+        "branch_channels": _channels(shape, "head.psp_module.stages.0.1._conv.weight") if levels else None,
         "conv_bias": shape("head.psp_module.conv_bn_relu2._conv.bias") is not None,
         "enable_auxiliary_loss": auxiliary is not None,
-        "aux_channels": auxiliary and auxiliary[0],
+        "aux_channels": _channels(shape, "head.auxlayer.conv_bn_relu._conv.weight") if auxiliary is not None else None,
     }
 
 
@@ -56,27 +56,27 @@ def _psanet(shape, framework, backbone):
     auxiliary = shape("aux_head.conv_bn_relu._conv.weight")
     described = {
         "type": "PSANet",
-        "num_classes": shape("head.conv.weight")[0],
+        "num_classes": _channels(shape, "head.conv.weight"),
         "backbone": backbone,
-        "head_channels": shape("head.conv_bn_relu._conv.weight")[0],
+        "head_channels": _channels(shape, "head.conv_bn_relu._conv.weight"),
         "enable_auxiliary_loss": auxiliary is not None,
         "use_psa": shape("psa.proj._conv.weight") is not None,
     }
-    if auxiliary:
-        described["aux_channels"] = auxiliary[0]
+    if auxiliary is not None:
+        described["aux_channels"] = _channels(shape, "aux_head.conv_bn_relu._conv.weight")
     if described["use_psa"]:
         described.update(_attention(shape, framework))
     return described
 
 
 def _attention(shape, framework):
-    positions = shape("psa.attention.1.weight")[0]
+    positions = _channels(shape, "psa.attention.1.weight")
     side = math.isqrt(positions)
     square = side if side * side == positions else None
     even_mask_is_compact = square and square % 2 == 0 and framework != "mmsegmentation"
     return {
         "convention": "mmsegmentation" if framework == "mmsegmentation" else "semseg",
-        "mid_channels": shape("psa.reduce_layer._conv.weight")[0],
+        "mid_channels": _channels(shape, "psa.reduce_layer._conv.weight"),
         "psa_type": "bi-direction" if shape("psa.reduce_p._conv.weight") else None,
         "compact": bool(even_mask_is_compact),
         "shrink_factor": 2,
@@ -96,7 +96,7 @@ def require_known(model, shape):
                 f"its pyramid has {levels} levels, whose bins tensors do not tell: give --opts model.bin_sizes=[1,2,…]"
             )
     if model.get("use_psa"):
-        _require_known_attention(model, shape("psa.attention.1.weight")[0])
+        _require_known_attention(model, _channels(shape, "psa.attention.1.weight"))
 
 
 def _require_known_attention(model, positions):
@@ -126,13 +126,14 @@ def describe_backbone(shape, framework):
                 "it is a ResNet-D, with pooling in its shortcuts; take PaddleSeg's ResNet_vd, which is the same network"
             )
     depth = _depth("backbone.layer{}.{}.conv1.weight", 1, "backbone.layer1.0.conv3.weight", shape)
-    deep, plain = shape("backbone.stem.6.weight"), shape("backbone.conv1.weight")
+    deep = shape("backbone.stem.6.weight") is not None
+    first, last = ("backbone.stem.0.weight", "backbone.stem.6.weight") if deep else ["backbone.conv1.weight"] * 2
     described = {
         "type": f"ResNet{depth}_{'v1c' if deep else 'v1b'}",
         "output_stride": 8,
-        "in_channels": (shape("backbone.stem.0.weight") if deep else plain)[1],
-        "base_channels": shape("backbone.layer1.0.conv1.weight")[0],
-        "stem_channels": (deep or plain)[0],
+        "in_channels": _channels(shape, first, axis=1),
+        "base_channels": _channels(shape, "backbone.layer1.0.conv1.weight"),
+        "stem_channels": _channels(shape, last),
         "contract_dilation": framework == "mmsegmentation",
     }
     usual = {"in_channels": 3, "base_channels": 64, "contract_dilation": False}
@@ -149,6 +150,18 @@ def _depth(block_name, first_stage, bottleneck, shape):
     raise UserError(
         f"its backbone has {', '.join(map(str, blocks))} blocks, which no ResNet here has: 18, 34, 50, 101, 152 layers"
     )
+
+
+def _channels(shape, own, axis=0):
+    """Returns the length of an axis of the file's tensor for a parameter.
+
+    Raises:
+        UserError: there is no such tensor, or it has no such axis.
+    """
+    found = shape(own)
+    if found is None or len(found) <= axis:
+        raise UserError(f"its tensor for {own} is missing or no kernel, without which the network cannot be found out")
+    return found[axis]
 
 
 def _how_many(name, shape):

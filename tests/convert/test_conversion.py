@@ -335,6 +335,20 @@ def test_tensors_that_do_not_fit_are_named(changes, message, tmp_path, capfd):
     assert re.search(message, last) and str(path) in last and "Traceback" not in process.stderr
 
 
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.endswith(("psphead_ac0", "psa_t2", "mindspore_r50c4_psp"))])
+def test_whatever_tensor_is_missing_or_misshapen_the_error_is_plain(name, tmp_path):
+    tensors, path = state(load_golden(name)), str(tmp_path / "a.pth")
+    edges = [key for key in tensors if not re.search(r"layer[2345]\.[1-9]|num_batches_tracked", key)]
+    for key in edges[::7]:
+        for broken in (None, np.zeros((), np.float32), np.zeros(3, np.float32)):
+            changed_tensors = {other: value for other, value in tensors.items() if other != key}
+            if broken is not None:
+                changed_tensors[key] = broken
+            write_torch(path, changed_tensors)
+            with pytest.raises(UserError, match=re.escape(path)):
+                convert(path, set_options=lambda model: model.update({"mask_h": 5, "mask_w": 7} if "psa_t2" in name else {}))
+
+
 def test_unknown_tensors_may_be_left_out(tmp_path):
     path = str(tmp_path / "a.pth")
     extra = {"ema_backbone__conv1__weight": np.zeros(3, np.float32)}
