@@ -1,23 +1,31 @@
-"""Compiles PSANet's operator into the package where the environment has paddle; elsewhere it is compiled on first use."""
+"""What pyproject.toml cannot say: PSANet's operator is compiled, and the repository's scripts and configurations come along."""
 
 import os
+import shutil
 import subprocess
 import sys
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
+SHIPPED = ("configs", "deploy", "tools")
 
-class BuildWithOperator(build_py):
+
+class Build(build_py):
     def run(self):
         super().run()
         if self.editable_mode:
             return
-        # pip builds in an isolated environment, which PYTHONPATH makes so; paddle is in the one that is installed to
+        for folder in SHIPPED:
+            target = os.path.join(self.build_lib, "paddleseg_psp", "_shipped", folder)
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__"))
+        # Compiled where the environment has paddle; elsewhere it will be on first use. pip builds in an isolated environment,
+        # which PYTHONPATH makes so; paddle is in the one that is installed to.
         environment = {**os.environ, "PYTHONPATH": os.path.abspath(self.build_lib)}
         command = [sys.executable, "-m", "paddleseg_psp.ops.build"]
         if subprocess.run(command, cwd=self.build_lib, env=environment).returncode:
             print("The operator was not compiled now; it will be on first use")
 
 
-setup(cmdclass={"build_py": BuildWithOperator})
+setup(cmdclass={"build_py": Build})

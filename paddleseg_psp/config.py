@@ -16,6 +16,7 @@ from paddleseg_psp import registry
 from paddleseg_psp.data.class_weights import CLASS_WEIGHTS, count_classes
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.models.layers import freeze_batch_norm
+from paddleseg_psp.shipped import shipped
 
 _REQUIRED = ("batch_size", "train_dataset", "optimizer", "lr_scheduler", "loss", "model")
 _LENGTH = ("iters", "epochs")  # one of them
@@ -36,7 +37,7 @@ def resolve_path(path):
     """Returns the file that a `--config` argument means.
 
     A path written for Windows is taken with `/`, and one whose backslashes an unquoting shell has eaten is looked for below
-    configs/.
+    configs/. A path below configs/ that is not in the current folder is one of those that come with the package.
 
     Raises:
         UserError: no such file; the message has the nearest ones.
@@ -46,9 +47,15 @@ def resolve_path(path):
     for candidate in (path, path.replace("\\", "/")):
         if os.path.isfile(candidate):
             return candidate
-    known = [os.path.join(folder, name) for folder, _, names in os.walk("configs") for name in names if name.endswith(".yml")]
-    for candidate in known:
-        if candidate.replace(os.sep, "") == path:
+    root = shipped("configs")
+    known = {
+        os.path.join("configs", os.path.relpath(os.path.join(folder, name), root)): os.path.join(folder, name)
+        for folder, _, names in os.walk(root)
+        for name in names
+        if name.endswith(".yml")
+    }
+    for name, candidate in known.items():
+        if path.replace("\\", "/") == name or path == name.replace(os.sep, ""):
             return candidate
     raise UserError(f"--config: there is no file {path}{registry.suggestion(path, known) if known else ''}")
 

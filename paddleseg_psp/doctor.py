@@ -15,7 +15,13 @@ import subprocess
 import sys
 
 INSTRUCTIONS = ("sse4_2", "avx2", "fma", "avx512f", "avx512_bf16", "neon", "asimd")
-IMPORTED_AS = {"paddlepaddle": "paddle", "opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml"}
+IMPORTED_AS = {
+    "paddlepaddle": "paddle",
+    "opencv-python": "cv2",
+    "pillow": "PIL",
+    "protobuf": "google.protobuf",
+    "pyyaml": "yaml",
+}
 ENOUGH_SHARED_MEMORY = 512  # MB, for the batches that data loading processes pass on
 
 

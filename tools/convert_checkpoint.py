@@ -29,8 +29,9 @@ from paddleseg_psp.convert.torch_files import write_torch
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path, sha256
 from paddleseg_psp.models.weights import read_weights, write_weights
+from paddleseg_psp.shipped import shipped
 
-BASES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs", "_base_")
+BASES = os.path.join(shipped("configs"), "_base_")
 # By classes: the data set, and a crop of each framework's.
 DATA = {
     "mmsegmentation": {19: "mmseg_cityscapes_512x1024", 21: "mmseg_voc12aug_512x512", 150: "mmseg_ade20k_512x512"},

@@ -15,7 +15,7 @@ from paddleseg_psp.progress import track
 from paddleseg_psp.visual import color_map, save_index_png
 
 
-def parse_arguments():
+def main(argv=None):
     parser = bundle.parser("Predict the class maps of images with an exported bundle.")
     parser.add_argument("--image_path", required=True, help="an image, a folder, or a text file listing images")
     parser.add_argument("--save_dir", default="./output", help="gets a palette PNG of class indices for each image")
@@ -24,7 +24,7 @@ def parse_arguments():
     parser.add_argument("--benchmark", type=bundle.switch, default=False, metavar="True|False", help="print times")
     parser.add_argument("--model_name", default="model", help="name in the benchmark's output")
     parser.add_argument("--save_log_path", help="file that also gets the benchmark's output")
-    return parser.parse_args()
+    run(infer, parser.parse_args(argv))
 
 
 def infer(args):
@@ -52,4 +52,4 @@ def infer(args):
 
 
 if __name__ == "__main__":
-    run(infer, parse_arguments())
+    main()

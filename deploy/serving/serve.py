@@ -23,13 +23,13 @@ _HELP = {
 }
 
 
-def parse_arguments():
+def main(argv=None):
     parser = bundle.parser("Serve an exported bundle over HTTP.")
     parser.add_argument("--host", default="127.0.0.1", help="address; 0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=8000)
     for field in fields(Limits):
         parser.add_argument(f"--{field.name}", type=field.type, default=field.default, help=_HELP[field.name])
-    return parser.parse_args()
+    run(serve, parser.parse_args(argv))
 
 
 def serve(args):
@@ -45,4 +45,4 @@ def serve(args):
 
 
 if __name__ == "__main__":
-    run(serve, parse_arguments())
+    main()
