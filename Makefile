@@ -9,7 +9,7 @@ PICTURES := test_tipc/output/psanet/demo.png test_tipc/output/pspnet/demo.png
 # Most tests wait for other processes, so that two run at once even on two cores.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: setup demo demo-pspnet test test-fast test-sanitizers clean
+.PHONY: setup demo demo-pspnet tipc test test-fast test-sanitizers clean
 
 setup: $(VENV)/.operator
 
@@ -40,6 +40,14 @@ demo: test_tipc/output/psanet/demo.png
 
 demo-pspnet: test_tipc/output/pspnet/demo.png
 	@echo "The picture is $(CURDIR)/$<"
+
+# The light chains of all models; those that failed or were cut off go on.
+tipc: setup
+	for model in psanet pspnet psanet_2cpu pspnet_2cpu psanet_resnet50 pspnet_resnet50 psanet_resnet101 pspnet_resnet101; do \
+		$(RUN) bash test_tipc/prepare.sh test_tipc/configs/$$model/train_infer_python.txt lite_train_lite_infer && \
+		$(RUN) bash test_tipc/test_train_inference_python.sh test_tipc/configs/$$model/train_infer_python.txt lite_train_lite_infer \
+			|| exit 1; \
+	done
 
 test: setup $(VENV)/.tested
 	$(RUN) python -m pytest $(PARALLEL)

@@ -19,6 +19,7 @@ COMMANDS = {
     "build-operator": ("paddleseg_psp.ops.build", "compile PSANet's operator"),
     "check-data": ("tools/check_data.py", "what is wrong with a data set"),
     "analyse": ("tools/analyse.py", "where a network is wrong: confusion, worst images"),
+    "visualise-attention": ("tools/visualise_attention.py", "what PSANet's attention and PSPNet's pyramid look at"),
     "analyse-model": ("tools/analyse_model.py", "parameters, multiply-adds, memory by part"),
     "convert-checkpoint": ("tools/convert_checkpoint.py", "checkpoints of other frameworks, and back to mmsegmentation"),
     "average-checkpoints": ("tools/average_checkpoints.py", "the mean of several checkpoints"),

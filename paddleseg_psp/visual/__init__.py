@@ -1,4 +1,4 @@
-from paddleseg_psp.visual.comparison import draw_comparison
+from paddleseg_psp.visual.comparison import draw_comparison, draw_panels
 from paddleseg_psp.visual.confusion import draw_confusion_matrix
 from paddleseg_psp.visual.curves import draw_curves
 from paddleseg_psp.visual.legend import draw_legend
@@ -12,6 +12,7 @@ __all__ = [
     "draw_confusion_matrix",
     "draw_curves",
     "draw_legend",
+    "draw_panels",
     "draw_throughput",
     "overlay",
     "save_classes",

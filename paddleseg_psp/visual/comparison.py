@@ -28,6 +28,15 @@ def draw_comparison(rows, titles, class_names, colors):
     return np.concatenate(lines)
 
 
+def draw_panels(rows):
+    """Returns a picture of rows of panels, under the titles of the first row.
+
+    Args:
+        rows: lists of (title, image [h, w, 3] uint8), equally long.
+    """
+    return np.concatenate([_titles([title for title, _ in rows[0]]), *(_row([panel for _, panel in row]) for row in rows)])
+
+
 def _row(panels):
     height, width = panels[0].shape[:2]
     size = (_PANEL_WIDTH, round(height * _PANEL_WIDTH / width))

@@ -16,8 +16,9 @@ from paddleseg_psp.models import PSANet, PSPNet
 TOLERANCE = 1e-5  # relative, float32
 
 
-def network(name, backbone=TinyBackbone):
+def network(name, backbone=TinyBackbone, **changes):
     options = {"pp_out_channels": 16} if name == "PSPNet" else {"mid_channels": 8, "head_channels": 16, "crop_size": (64, 96)}
+    options.update(changes)
     paddle.seed(0)
     model = {"PSPNet": PSPNet, "PSANet": PSANet}[name](6, backbone(), **options)
     model(paddle.randn([2, 3, 64, 96]))
@@ -46,6 +47,30 @@ def test_other_runtimes_compute_what_the_network_computes(tmp_path, name, shape)
     onnx.checker.check_model(written, full_check=True)
     assert {node.domain for node in written.graph.node} <= {"", "ai.onnx"}
     assert os.listdir(tmp_path).count("model.onnx") == 1 and not (tmp_path / "model.onnx.graph").exists()
+
+
+VARIANTS = [
+    ("PSPNet", {"bin_sizes": [1, None, 3, 6], "conv_bias": False}, (-1, 3, -1, -1)),
+    ("PSANet", {"convention": "mmsegmentation", "mask_h": 4, "mask_w": 6}, (1, 3, 64, 96)),
+    ("PSANet", {"convention": "mmsegmentation", "mask_h": 5, "mask_w": 8, "psa_type": "collect"}, (1, 3, 72, 88)),
+    ("PSANet", {"compact": True}, (1, 3, 64, 96)),
+]
+
+
+@pytest.mark.parametrize("name, options, shape", VARIANTS)
+def test_variants_of_other_frameworks(tmp_path, name, options, shape):
+    """The export itself compares Paddle Inference and ONNX Runtime with the network."""
+    model = network(name, **options)
+    comparisons = export_bundle(model, str(tmp_path), input_shape=shape, output_op="none", onnx=True)
+    assert {item.backend for item in comparisons} >= {"Paddle Inference, oneDNN on", "ONNX Runtime"}
+    assert max(item.error for item in comparisons) < TOLERANCE
+
+
+@pytest.mark.parametrize("options", [{"compact": True}, {"convention": "mmsegmentation"}])
+def test_attention_that_depends_on_the_size_asks_for_one(tmp_path, options):
+    with pytest.raises(UserError, match="depends on the image size: export it for one size with --input_shape 1 3 H W"):
+        export_bundle(network("PSANet", **options), str(tmp_path / "bundle"))
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_simplifiers_take_it(tmp_path):

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -71,7 +72,7 @@ def chain_file(tmp_path, tiny_data, model, **replaced):
         lines = file.read().splitlines()
     name = f"test-{model}-{os.path.basename(tmp_path)}"
     lines[1], lines[6] = f"model_name:{name}", f"--iters:{MODE}=2"
-    for number in (16, 24, 25, 30, 48):
+    for number in (16, 24, 25, 30, 38, 48):
         lines[number - 1] = re.sub(r" --opts .*", "", lines[number - 1])
         lines[number - 1] = re.sub(r"configs/\S+\.yml", str(config), lines[number - 1])
         lines[number - 1] = lines[number - 1].replace("test_tipc/data/cityscapes", str(tiny_data))
@@ -85,15 +86,15 @@ def run_chain(tmp_path, tiny_data):
     """Returns a function that runs a chain as the documented command does, and gives the process and its output folder."""
     outputs = []
 
-    def run(model="pspnet", **replaced):
+    def run(model="pspnet", mode=MODE, **replaced):
         path, output = chain_file(tmp_path, tiny_data, model, **replaced)
         outputs.append(output)
-        command = ["bash", "test_tipc/test_train_inference_python.sh", path, MODE]
+        command = ["bash", "test_tipc/test_train_inference_python.sh", path, mode]
         environment = {**os.environ, "PYTHON": sys.executable}
         process = subprocess.run(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        return process, os.path.join(output, MODE)
+        return process, os.path.join(output, mode)
 
     yield run
     for output in outputs:
@@ -121,7 +122,7 @@ FAILURES = {
     "training": ("line_16", "norm_train:train.py --config gone.yml", 1),
     "evaluation": ("line_24", "eval:val.py --config gone.yml", 2),
     "export": ("line_30", "norm_export:export.py --config gone.yml", 3),
-    "inference": ("line_45", "--use_trt:True", 5),
+    "inference": ("line_40", "inference:deploy/python/infer.py --backend gone", 5),
     "comparison": ("line_25", "compare:test_tipc/compare_results.py --gt_dir /gone --num_classes 19", 7),
 }
 
@@ -137,6 +138,115 @@ def test_a_failed_step_fails_the_chain(run_chain, step):
         status = file.read().splitlines()
     assert len(status) == steps and "Run failed with command" in status[-1]
     assert re.search(r"FAILED +test_tipc/output", process.stdout)
+
+
+@pytest.mark.slow
+def test_a_repeated_chain_goes_on_where_it_failed(run_chain):
+    process, output = run_chain(line_40="inference:deploy/python/infer.py --backend gone")
+    assert process.returncode != 0
+    weights = os.path.join(output, "norm_train_gpus_-1_autocast_null", "best_model", "model.pdparams")
+    trained_at = os.stat(weights).st_mtime_ns
+    process, _ = run_chain()  # mended, and repeated
+    assert process.returncode == 0, process.stdout
+    assert re.findall(r"(?m)^(\w+) +[\d.]+ +earlier ", process.stdout) == ["train", "evaluate", "export"]
+    assert os.stat(weights).st_mtime_ns == trained_at
+    assert not os.path.exists(os.path.join(output, "unfinished.json"))  # the next run starts afresh
+
+
+def test_a_training_that_was_cut_off_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def run(chain, name, command, log):
+        seen.append(command)
+        os.makedirs(tmp_path / "out" / "run" / "iter_2", exist_ok=True)
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        (tmp_path / log).write_text("")
+        return tipc.Step(name, command, 1.0, True, log)
+
+    monkeypatch.setattr(tipc.Chain, "_run_now", run)
+    folder = os.path.join("out", "run")
+    with pytest.raises(KeyboardInterrupt):
+        tipc.Chain(tipc.TipcFile(PSANET, MODE), "out")._train(["train.py", "--iters=4"], folder, "log")
+    tipc.Chain(tipc.TipcFile(PSANET, MODE), "out")._train(["train.py", "--iters=4"], folder, "log")
+    assert seen[1] == ["train.py", "--iters=4", "--resume_model", "auto"] and os.path.isdir(folder)
+    tipc.Chain(tipc.TipcFile(PSANET, MODE), "out")._train(["train.py", "--iters=9"], folder, "log")
+    assert seen[2] == ["train.py", "--iters=9"] and not os.path.isdir(os.path.join(folder, "iter_1"))
+
+
+INFERENCE_STEPS = {
+    "whole_infer": ["evaluate", "export", "infer", "compare", "infer", "compare"],
+    "paddle2onnx_infer": ["evaluate", "export", "infer", "compare"],
+    "serving_infer": ["evaluate", "export", "serve", "compare"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", INFERENCE_STEPS)
+def test_inference_of_given_weights(run_chain, trained, mode):
+    process, output = run_chain(mode=mode, line_37=f"infer_model:{trained[1]}")
+    assert process.returncode == 0, process.stdout
+    assert re.findall(r"(?m)^(\w+) +[\d.]+ +ok ", process.stdout) == INFERENCE_STEPS[mode]
+    process, _ = run_chain(mode=mode, line_37="infer_model:gone.pdparams")
+    assert process.returncode == 1 and "evaluate" in process.stdout and "FAILED" in process.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_the_cpu(run_chain):
+    process, output = run_chain(line_4="gpu_list:-1,-1")
+    assert process.returncode == 0, process.stdout
+    assert "paddle.distributed.launch --nproc_per_node 2 --backend gloo" in process.stdout
+    assert "norm_train_gpus_-1_-1_autocast_null" in os.listdir(output)
+
+
+@pytest.mark.slow
+def test_benchmark_of_training(run_chain):
+    lines = ["====train_benchmark_params====", "batch_size:1|2", "fp_items:fp32", "iters:4"]
+    process, output = run_chain(mode="benchmark_train", line_52="--model_name:x\n" + "\n".join(lines))
+    assert process.returncode == 0, process.stdout
+    with open(os.path.join(output, "benchmark.json")) as file:
+        figures = json.load(file)
+    assert [figure["batch_size"] for figure in figures] == [1, 2] and all(figure["ips"] > 0 for figure in figures)
+
+
+def matrix(tmp_path, **changed):
+    with open(PSANET) as file:
+        lines = file.read().splitlines()
+    for number, text in changed.items():
+        lines[int(number[5:]) - 1] = text
+    return tipc.Chain(tipc.TipcFile(write(tmp_path, lines), MODE), str(tmp_path / "out")).matrix()
+
+
+def test_combinations_of_inference_are_those_that_make_sense(tmp_path):
+    chosen = matrix(
+        tmp_path, line_41="--device:cpu|gpu", line_42="--enable_mkldnn:True|False", line_43="--cpu_threads:1|2",
+        line_44="--batch_size:1", line_45="--use_trt:True|False", line_46="--precision:fp32|fp16",
+    )  # fmt: skip
+    cpu = [(onednn, threads, precision) for device, onednn, threads, _, _, precision in chosen if device == "cpu"]
+    assert cpu == [
+        ("True", "1", "fp32"),
+        ("True", "1", "fp16"),
+        ("True", "2", "fp32"),
+        ("True", "2", "fp16"),
+        ("False", "1", "fp32"),
+        ("False", "2", "fp32"),
+    ]
+    gpu = [(tensorrt, precision) for device, _, _, _, tensorrt, precision in chosen if device == "gpu"]
+    assert gpu == [("True", "fp32"), ("True", "fp16"), ("False", "fp32")]
+
+
+def test_entry_points_of_paddleseg_below_tools_are_those_of_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    file = tipc.TipcFile(write(tmp_path, ["h:", "model_name:a", "python:python3", "eval:tools/val.py --config a.yml"]), MODE)
+    assert file.command(4)[1:] == ["val.py", "--config", "a.yml"]
+    file = tipc.TipcFile(write(tmp_path, ["h:", "model_name:a", "python:python3", "x:tools/check_data.py"]), MODE)
+    assert file.command(4)[1:] == ["tools/check_data.py"]
+
+
+def test_benchmarks_need_their_lines(tmp_path):
+    with pytest.raises(tipc.TipcError, match="needs lines below a header train_benchmark_params"):
+        tipc.TipcFile(write(tmp_path, ["h:", "model_name:a"]), "benchmark_train").benchmark()
 
 
 def test_killed_step_fails(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """The point-wise spatial attention module of PSANet."""
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 from paddleseg.models.layers import ConvBNReLU
 
@@ -155,24 +154,27 @@ class PointWiseSpatialAttention(nn.Layer):
         if value.dtype != mask.dtype:  # with automatic mixed precision, resizing gives float32 and a convolution float16
             value = value.astype(mask.dtype)
         if not self.compact:
-            mask, mask_size = self._with_odd_sides(mask, size)
+            mask, mask_size = self.with_odd_sides(mask, size)
             return psa_attention(value, mask, direction, mask_size, self.psa_softmax, self.normalization)
         self._check_compact_size(value.shape[2:])
         if self.mmsegmentation and self.psa_type != "bi-direction":
             direction = "distribute" if direction == "collect" else "collect"
         return psa_attention(value, mask, direction, None, self.psa_softmax, self.normalization)
 
-    def _with_odd_sides(self, mask, size):
+    def with_odd_sides(self, mask, size):
         """Returns masks [N, mask_h * mask_w, H, W] and their size, with zeros in front of an even side, so that it is odd.
 
         A position with the value 0 counts as one that the mask does not reach.
         """
-        missing = [1 - side % 2 for side in self.mask_size]
-        if not any(missing):
+        mask_h, mask_w = self.mask_size
+        if mask_h % 2 and mask_w % 2:
             return mask, self.mask_size
-        mask = mask.reshape([-1, *self.mask_size, size[0] * size[1]])
-        mask = F.pad(mask, [0, 0, missing[0], 0, missing[1], 0, 0, 0])
-        odd = tuple(side + extra for side, extra in zip(self.mask_size, missing))
+        mask = mask.reshape([-1, mask_h, mask_w, size[0] * size[1]])
+        if mask_h % 2 == 0:
+            mask = paddle.concat([paddle.zeros_like(mask[:, :1]), mask], axis=1)  # not F.pad, which ONNX gets wrong
+        if mask_w % 2 == 0:
+            mask = paddle.concat([paddle.zeros_like(mask[:, :, :1]), mask], axis=2)
+        odd = mask_h + 1 - mask_h % 2, mask_w + 1 - mask_w % 2
         return mask.reshape([-1, odd[0] * odd[1], *size]), odd
 
     def _check_compact_size(self, size):
