@@ -9,7 +9,7 @@ PICTURES := test_tipc/output/psanet/demo.png test_tipc/output/pspnet/demo.png
 # Most tests wait for other processes, so that two run at once even on two cores.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: setup demo demo-pspnet tipc test test-fast test-sanitizers clean
+.PHONY: setup demo demo-pspnet tipc docs test test-fast test-sanitizers clean
 
 setup: $(VENV)/.operator
 
@@ -40,6 +40,11 @@ demo: test_tipc/output/psanet/demo.png
 
 demo-pspnet: test_tipc/output/pspnet/demo.png
 	@echo "The picture is $(CURDIR)/$<"
+
+# The documentation as a site, in build/site.
+docs: setup $(VENV)/.tested
+	$(RUN) python tools/make_reference.py
+	$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 # The light chains of all models; those that failed or were cut off go on.
 tipc: setup

@@ -20,7 +20,22 @@ from paddleseg_psp.shipped import shipped
 
 _REQUIRED = ("batch_size", "train_dataset", "optimizer", "lr_scheduler", "loss", "model")
 _LENGTH = ("iters", "epochs")  # one of them
-_TOP_LEVEL = (*_REQUIRED, *_LENGTH, "val_dataset", "test_config", "accumulate", "freeze_batch_norm", "plugins")
+KEYS = {
+    "batch_size": "images that a card takes at once",
+    "iters": "iterations in all",
+    "epochs": "in place of iters: times that all images are seen, each ending with its last whole iteration",
+    "accumulate": "batches whose gradients are averaged for one iteration; 1 by default",
+    "train_dataset": "`type`, its arguments, and `transforms`, a list of mappings with `type`",
+    "val_dataset": "the same, for evaluation; its transforms are also those of prediction and deployment",
+    "test_config": "arguments of evaluation: aug_eval, scales, flip_horizontal, flip_vertical, is_slide, crop_size, stride",
+    "model": "`type`, its arguments, and `backbone`, a mapping with `type`",
+    "loss": "`types`, a loss for each output of the network, or one for all, and `coef`, their weights",
+    "optimizer": "`type` (SGD, Adam, AdamW, … of PaddleSeg), its arguments, grad_clip_cfg, and custom_cfg: `name` (a part of "
+    "parameters' names), `lr_mult`, `weight_decay_mult`",
+    "lr_scheduler": "`type` of paddle.optimizer.lr, its arguments, `warmup_iters` and `warmup_start_lr`",
+    "freeze_batch_norm": "`backbone` or `all`: normalizations that keep their statistics and parameters",
+    "plugins": "Python files, relative to the configuration, that register components",
+}
 _GROUP = ("name", "lr_mult", "weight_decay_mult")  # of parameters with a learning rate or weight decay of their own
 
 
@@ -161,8 +176,8 @@ class Config:
         self.data = read_yaml(self.path)
         apply_overrides(self.data, overrides)
         for key in self.data:
-            if key not in _TOP_LEVEL:
-                raise UserError(f"{self.path}: {key}: unknown key{registry.suggestion(key, _TOP_LEVEL)}")
+            if key not in KEYS:
+                raise UserError(f"{self.path}: {key}: unknown key{registry.suggestion(key, KEYS)}")
         for key in _REQUIRED:
             if key not in self.data:
                 raise UserError(f"{self.path}: the key {key!r} is missing")

@@ -46,6 +46,11 @@ def find(name, where):
     raise UserError(f"{where}: there is no component {name!r}{suggestion(name, known)}")
 
 
+def own_components():
+    """Returns this package's components, {name: class or function}."""
+    return dict(_own)
+
+
 def load_plugin(path, where):
     """Runs a Python file of the user's, once, whose classes register themselves by `register` or paddleseg's manager.
 

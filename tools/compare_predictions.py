@@ -48,7 +48,7 @@ def read_classes(path):
         raise UserError(f"{path} cannot be read: {error}")
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description="Draw images, labels and predictions side by side.")
     parser.add_argument("--image_dir", required=True, help="folder of *_leftImg8bit.png")
     parser.add_argument("--label_dir", required=True, help="folder of *_gtFine_labelTrainIds.png, laid out alike")
@@ -56,7 +56,7 @@ def main():
     parser.add_argument("--rows", type=int, default=3, help="images to show")
     parser.add_argument("--save_path", required=True, help="the picture to write")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    run(compare, parser.parse_args())
+    run(compare, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

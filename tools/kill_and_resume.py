@@ -78,13 +78,13 @@ def differences(first, second):
     return wrong
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description="Kill and resume a training, and compare its end with one left alone.")
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--work_dir", default="output/kill_and_resume")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("arguments", nargs="+", help="for train.py, after --")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     shutil.rmtree(args.work_dir, ignore_errors=True)
     os.makedirs(args.work_dir)
     arguments, moments = ["--device", "cpu", "--seed", "0", *args.arguments], random.Random(args.seed)

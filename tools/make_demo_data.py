@@ -317,14 +317,14 @@ def make_demo_data(save_dir, train=200, val=40, size=(256, 128), seed=0):
     return True
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description="Paint street scenes in the Cityscapes layout that need context to be parsed.")
     parser.add_argument("--save_dir", default="data/demo_cityscapes", help="folder of the data set")
     parser.add_argument("--train", type=int, default=200, help="number of training scenes")
     parser.add_argument("--val", type=int, default=40, help="number of validation scenes")
     parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("W", "H"), help="width and height in pixels")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other scenes")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     try:
         made = make_demo_data(**vars(arguments))
     except (ValueError, OSError) as error:

@@ -48,7 +48,7 @@ def main(argv=None):
         return
     if name not in COMMANDS:
         sys.exit(f"Error: there is no command {name!r}{suggestion(name, COMMANDS)}")
-    module = _load(COMMANDS[name][0])
+    module = load(COMMANDS[name][0])
     sys.argv = [f"paddleseg-psp {name}", *rest]  # where commands find their name and arguments
     sys.exit(module.main())
 
@@ -59,7 +59,7 @@ def _help():
     return "\n".join(["usage: paddleseg-psp COMMAND …   (COMMAND --help has its arguments)", "", *lines])
 
 
-def _load(where):
+def load(where):
     """Returns a module of the package, or one made from a script of the repository."""
     if not where.endswith(".py"):
         return importlib.import_module(where)

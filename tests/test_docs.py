@@ -1,0 +1,138 @@
+"""What the documents name is there: scripts, flags, configurations, pages."""
+
+import glob
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+
+DOCUMENTS = sorted([*glob.glob(os.path.join(ROOT, "*.md")), *glob.glob(os.path.join(ROOT, "*", "*.md"))])
+DOCUMENTS = [os.path.relpath(path, ROOT) for path in DOCUMENTS if os.path.basename(os.path.dirname(path)) != ".venv"]
+
+
+def text(document):
+    with open(os.path.join(ROOT, document), encoding="utf-8") as file:
+        return file.read()
+
+
+def commands(document):
+    """Returns the commands `python script.py …` of a document, in fences and in inline code, as lists of words."""
+    whole = text(document)
+    fences = re.findall(r"```bash\n(.*?)```", whole, re.DOTALL)
+    lines = "\n".join(fences).replace("\\\n", " ").splitlines()
+    lines += re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"```.*?```", "", whole, flags=re.DOTALL))
+    found = []
+    for line in lines:
+        match = re.search(r"(?:^|\s)((?:[\w./-]+/)?\w+\.py)(\s.*)?$", line.split(" #")[0].split("   ")[0])
+        if match and re.match(r"\s*(python|\(|PADDLE|[A-Z_]+=)", line):
+            found.append([match[1], *re.findall(r"--[a-z]\w*", (match[2] or "").split(" -- ")[0])])
+    return found
+
+
+@pytest.fixture(scope="module")
+def help_of():
+    """Returns a function that gives what a script says for --help."""
+    known = {}
+
+    def get(script, capture):
+        if script not in known:
+            path = os.path.join(ROOT, script)
+            sys.path.insert(0, os.path.dirname(path))
+            spec = importlib.util.spec_from_file_location(f"documented_{os.path.basename(script)[:-3]}", path)
+            module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            capture.readouterr()
+            with pytest.raises(SystemExit):
+                module.main(["--help"])
+            known[script] = capture.readouterr().out
+            sys.path.remove(os.path.dirname(path))
+        return known[script]
+
+    return get
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_have_the_flags_they_name(document, help_of, capsys):
+    for script, *flags in commands(document):
+        if not os.path.exists(os.path.join(ROOT, script)) or script.startswith(("benchmarks/", "test_tipc/")):
+            continue  # another project's, in a table of what is called how where; or without arguments to look at
+        told = help_of(script, capsys)
+        unknown = [flag for flag in flags if not re.search(rf"{flag}\b", told)]
+        # argparse takes beginnings of flags, of which PSANet_paddle's commands have one
+        assert not [flag for flag in unknown if flag != "--log_iter"], f"{document}: {script}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_that_documents_name_are_there(document):
+    folder = os.path.dirname(os.path.join(ROOT, document))
+    whole = text(document)
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", whole):
+        assert os.path.exists(os.path.join(folder, target)), target
+    for path in re.findall(r"(?<![\w/])configs/[\w/]+\.yml", whole):
+        assert os.path.exists(os.path.join(ROOT, path)), path
+    for fence in re.findall(r"```bash\n(.*?)```", whole, re.DOTALL):
+        for script in re.findall(r"(?m)^\s*python ([\w/]+\.py)", fence):
+            assert os.path.exists(os.path.join(ROOT, script)), script
+
+
+def test_commands_are_found():
+    """So that the tests above do not pass for want of commands."""
+    found = [(script, flag) for document in DOCUMENTS for script, *flags in commands(document) for flag in flags]
+    assert len(found) > 100
+    assert ("train.py", "--do_eval") in found and ("tools/convert_checkpoint.py", "--backbone") in found
+
+
+def test_the_reference_is_that_of_the_code():
+    spec = importlib.util.spec_from_file_location("make_reference", os.path.join(ROOT, "tools", "make_reference.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert text("docs/reference.md") == module.reference(), "run python tools/make_reference.py"
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    process = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "site" / "model_zoo" / "index.html").exists()
+
+
+def test_the_chinese_readme_has_the_content_of_the_english_one():
+    english, chinese = text("README.md"), text("README_CN.md")
+
+    def skeleton(page):
+        fences = [re.sub(r" *#.*", "", fence) for fence in re.findall(r"```\w+\n(.*?)```", page, re.DOTALL)]
+        links = sorted(set(re.findall(r"\]\(([^)]+)\)", page)) - {"README.md", "README_CN.md"})
+        numbers = [re.findall(r"\d[\d,.]*\d|\d", row) for row in page.splitlines() if row.startswith("|")]
+        code = sorted(set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", page, flags=re.DOTALL))))
+        return fences, links, numbers, code, page.count("\n## "), page.count("\n- **")
+
+    for ours, theirs in zip(skeleton(english), skeleton(chinese)):
+        assert ours == theirs
+
+
+LIGHT = (("data/mine\n", "data/mine --train 10 --val 4\n"), ("--iters 100 --save_interval 50", "--iters 2 --save_interval 1"))
+
+
+@pytest.mark.slow
+def test_the_tutorial_from_photos_to_maps(tmp_path):
+    """Its commands in their order, with less data and training; the service, which does not end, is tested elsewhere."""
+    page = text("docs/tutorial.md")
+    for name in ("train.py", "val.py", "export.py", "tools", "configs", "deploy"):
+        os.symlink(os.path.join(ROOT, name), tmp_path / name)
+    (tmp_path / "mine.yml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
+    fences = "".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
+    for usual, less in LIGHT:
+        assert usual in fences
+        fences = fences.replace(usual, less)
+    ran = []
+    for line in fences.splitlines():
+        script, *arguments = line.split()[1:]
+        if line.startswith("python") and script != "deploy/serving/serve.py":
+            process = subprocess.run([sys.executable, script, *arguments], cwd=tmp_path, capture_output=True, text=True)
+            assert process.returncode == 0, f"{line}: {process.stdout[-1500:]}{process.stderr[-1500:]}"
+            ran.append(script)
+    assert len(ran) == 8 and len(list((tmp_path / "output" / "mine" / "maps").rglob("*.png"))) == 4
