@@ -9,7 +9,7 @@ PICTURES := test_tipc/output/psanet/demo.png test_tipc/output/pspnet/demo.png
 # Most tests wait for other processes, so that two run at once even on two cores.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: setup demo demo-pspnet tipc docs test test-fast test-sanitizers clean
+.PHONY: setup demo demo-pspnet tipc docs test test-slow test-sanitizers clean
 
 setup: $(VENV)/.operator
 
@@ -55,12 +55,13 @@ tipc: setup
 	done
 
 test: setup $(VENV)/.tested
-	$(RUN) python -m pytest $(PARALLEL)
-
-test-fast: setup $(VENV)/.tested
 	$(RUN) python -m pytest $(PARALLEL) -m "not slow"
 
-# The kernels under the thread, address and undefined-behaviour sanitizers; part of `make test` too.
+# Whole chains, killed trainings, the wheel, the tutorial.
+test-slow: setup $(VENV)/.tested
+	$(RUN) python -m pytest $(PARALLEL) -m slow
+
+# The kernels under the thread, address and undefined-behaviour sanitizers; part of the tests too.
 test-sanitizers: setup $(VENV)/.tested
 	$(RUN) python -m pytest tests/ops/test_sanitizers.py
 

@@ -25,7 +25,7 @@ def test_training_evaluation_prediction_and_export(name, tiny_data, tmp_path, wr
         ["train.py", "--do_eval", "--iters", 1, "--save_dir", tmp_path / "out"],
         ["val.py", *weights],
         ["predict.py", *weights, "--image_path", tiny_data / "leftImg8bit" / "val", "--save_dir", tmp_path / "pictures"],
-        ["export.py", *weights, "--save_dir", tmp_path / "bundle"],
+        ["export.py", *weights, "--save_dir", tmp_path / "bundle", "--input_shape", 1, 3, 48, 64],
     ):
         process = run_python([*command, "--config", path, "--device", "cpu"])
         assert process.returncode == 0, process.stderr

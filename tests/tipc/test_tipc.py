@@ -69,7 +69,7 @@ def chain_file(tmp_path, tiny_data, model, **replaced):
     config = tmp_path / "config.yml"
     config.write_text(yaml.safe_dump(tiny_config(tiny_data, {"psanet": "PSANet", "pspnet": "PSPNet"}[model]), sort_keys=False))
     with open(PSANET.replace("psanet", model)) as file:
-        lines = file.read().splitlines()
+        lines = file.read().splitlines()[:52]
     name = f"test-{model}-{os.path.basename(tmp_path)}-{os.getpid()}"  # tests run in several processes
     lines[1], lines[6] = f"model_name:{name}", f"--iters:{MODE}=2"
     for number in (16, 24, 25, 30, 38, 48):
