@@ -187,8 +187,8 @@ class _Global:
     def __reduce__(self):
         return self.name
 
-    def __call__(self):  # picklers want something callable
-        raise NotImplementedError
+    def __call__(self):
+        """Never called: picklers want something that could be."""
 
 
 class _StoredTensor:
