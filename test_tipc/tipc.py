@@ -189,7 +189,8 @@ class Chain:
         numbers = cards.split(",")
         if len(numbers) > 1:
             place = ["--nproc_per_node", str(len(numbers)), "--backend", "gloo"] if numbers[0] == "-1" else [f"--gpus={cards}"]
-            command[1:1] = ["-m", "paddle.distributed.launch", *place]
+            logs = ["--log_dir", os.path.join(self.output, "launch")]
+            command[1:1] = ["-m", "paddle.distributed.launch", *logs, *place]
         command += tipc.argument(5, device) + tipc.argument(6, precision)
         command += tipc.argument(7) + tipc.argument(8, folder) + tipc.argument(9)
         return command + tipc.argument(10) + tipc.argument(13)

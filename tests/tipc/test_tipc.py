@@ -196,7 +196,8 @@ def test_inference_of_given_weights(run_chain, trained, mode):
 def test_two_processes_train_on_the_cpu(run_chain):
     process, output = run_chain(line_4="gpu_list:-1,-1")
     assert process.returncode == 0, process.stdout
-    assert "paddle.distributed.launch --nproc_per_node 2 --backend gloo" in process.stdout
+    assert re.search(r"paddle.distributed.launch --log_dir \S+/launch --nproc_per_node 2 --backend gloo", process.stdout)
+    assert not os.path.exists(os.path.join(ROOT, "log")) and "workerlog.0" in os.listdir(os.path.join(output, "launch"))
     assert "norm_train_gpus_-1_-1_autocast_null" in os.listdir(output)
 
 
