@@ -122,8 +122,9 @@ def _write(args, conversion, data):
         f"{conversion.framework}: {len(conversion.weights)} tensors converted, {len(conversion.left_out)} left out"
         f"{_examples(conversion.left_out)}"
     )
-    order = "red, green, blue" if conversion.red_first else "blue, green, red"
-    logger.info(f"Images: channels {order}, mean {conversion.normalize['mean']}, std {conversion.normalize['std']}")
+    if conversion.normalize:
+        order = "red, green, blue" if conversion.red_first else "blue, green, red"
+        logger.info(f"Images: channels {order}, mean {conversion.normalize['mean']}, std {conversion.normalize['std']}")
     logger.info(f"Wrote {args.save_path}, {_beside(args.save_path, '.yml')} and {_beside(args.save_path, '.json')}")
 
 

@@ -41,7 +41,8 @@ def _release(args):
     require_writable(args.save_dir)
     config = Config(args.config, args.opts)
     network = trained_model(config, args.model_path)
-    weights = {name: np.asarray(value) for name, value in read_weights(args.model_path).items() if name in network.state_dict()}
+    own = network.state_dict()
+    weights = {name: np.asarray(value) for name, value in read_weights(args.model_path).items() if name in own}
     kept = {name: value for name, value in weights.items() if not name.startswith(AUXILIARY)}
     if len(kept) < len(weights) and not args.keep_auxiliary:
         weights = kept
@@ -78,14 +79,14 @@ def _require_same_results(config, path, network):
 
 
 def _card(config, network, name, path, digest, metrics):
-    size = config.crop_size() or (512, 512)
+    size, backbone = config.crop_size() or (512, 512), config.data["model"].get("backbone")
     parts = costs(network, [1, config.img_channels(), *size]).values()
     lines = [
         f"# {name}",
         "",
-        f"- {type(network).__name__} with {config.data['model']['backbone']['type']}",
+        f"- {type(network).__name__}" + (f" with {backbone['type']}" if backbone else ""),
         f"- Weights: `{os.path.basename(path)}`, sha256 `{digest}`",
-        f"- {sum(part.parameters for part in parts) / 1e6:.2f} million parameters with the auxiliary classifier, "
+        f"- {sum(part.parameters for part in parts) / 1e6:.2f} million parameters while training, "
         f"{sum(part.multiply_adds for part in parts) / 1e9:.1f} G multiply-adds for {size[0]}x{size[1]}",
         f"- Evaluate: `python val.py --config {name}.yml --model_path {os.path.basename(path)}`",
         "",

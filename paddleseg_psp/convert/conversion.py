@@ -24,7 +24,6 @@ from paddleseg_psp.errors import UserError
 from paddleseg_psp.models.weights import read_weights
 
 _STATES = ("state_dict", "model", "model_state_dict", "state_dict_ema", "net")  # where training programs keep the weights
-_IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # of RGB from 0 to 1
 
 
 @dataclasses.dataclass
@@ -37,7 +36,8 @@ class Conversion:
         weights (dict): this package's name -> array.
         sources (dict): this package's name -> the file's name.
         left_out (dict): names of the file that have no place here -> their arrays.
-        normalize (dict): mean and std of images from 0 to 1, in the order of the network's channels.
+        normalize (dict|None): mean and std of images from 0 to 1, in the order of the network's channels, where the file states
+            them; elsewhere they are those that its framework always has.
         red_first (bool): that order: red, green, blue or the other way round.
         test_config (dict|None): how the file says its network looks at images.
         class_names, palette (list|None): of the file.
@@ -48,7 +48,7 @@ class Conversion:
     weights: dict
     sources: dict
     left_out: dict
-    normalize: dict
+    normalize: dict = None
     red_first: bool = True
     test_config: dict = None
     class_names: list = None
@@ -136,13 +136,12 @@ def convert_backbone(path, ignore=()):
         backbone = describe_backbone(lambda own: _shape(arrays, own, framework), framework)
         shapes = {f"backbone.{name}": shape for name, shape in _shapes(registry.build(backbone, "backbone")).items()}
         if not framework.endswith("backbone"):  # of a whole network
-            rest = {name for name in arrays if name not in source_names(shapes, framework).values()}
-            ignore = (*ignore, *rest)
+            ignore = (*ignore, *(set(arrays) - set(source_names(shapes, framework).values())))
         weights, sources, left_out = _translated(arrays, shapes, framework, ignore)
     except UserError as error:
         raise UserError(f"{path}: {error}")
     weights, sources = ({name[len("backbone.") :]: value for name, value in found.items()} for found in (weights, sources))
-    return Conversion(framework, backbone, weights, sources, left_out, dict(_IMAGENET))
+    return Conversion(framework, backbone, weights, sources, left_out)
 
 
 def to_mmsegmentation(weights, counters=()):
@@ -185,7 +184,7 @@ def configuration(conversion, base):
     for key in ("train_dataset", "val_dataset"):
         transforms = []
         for transform in data[key]["transforms"]:
-            if transform["type"] == "Normalize":
+            if transform["type"] == "Normalize" and conversion.normalize:
                 transforms += [] if conversion.red_first else [{"type": "SwapRedAndBlue"}]
                 transform = {"type": "Normalize", **conversion.normalize}
             transforms.append(transform)
@@ -260,9 +259,9 @@ def _as_float32(name, array):
 
 
 def _preprocessing(found):
-    """Returns (mean and std of channels from 0 to 1, whether red comes first)."""
+    """Returns (mean and std of channels from 0 to 1 or None, whether red comes first)."""
     if found is None:
-        return dict(_IMAGENET), True
+        return None, True
     mean, std, red_first = found
     return {"mean": [round(value / 255, 8) for value in mean], "std": [round(value / 255, 8) for value in std]}, bool(red_first)
 

@@ -42,11 +42,9 @@ def read_weights(path):
     """
     if os.path.isdir(path):
         raise UserError(f"{path} is a folder; name the file in it, e.g. {os.path.join(path, 'model.pdparams')}")
-    if path.endswith(".safetensors"):
-        return _read_safetensors(path)
+    kind = ".safetensors" if path.endswith(".safetensors") else ".pdparams"
     try:
-        with open(path, "rb") as file:
-            content = _ArrayUnpickler(file, encoding="latin1").load()
+        content = safetensors.numpy.load_file(path) if kind == ".safetensors" else _unpickled(path)
     except FileNotFoundError:
         raise UserError(f"there is no file {path}")
     except OSError as error:
@@ -54,7 +52,7 @@ def read_weights(path):
     except UserError as error:
         raise UserError(f"{path} was not loaded: {error}")
     except Exception as error:
-        raise UserError(f"{path} is no complete .pdparams file ({error})")
+        raise UserError(f"{path} is no complete {kind} file ({error})")
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dict of parameters")
     content.pop(_NAME_TABLE, None)
@@ -62,15 +60,9 @@ def read_weights(path):
     return {name: value[1] if isinstance(value, tuple) else value for name, value in content.items()}
 
 
-def _read_safetensors(path):
-    try:
-        return safetensors.numpy.load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}")
-    except Exception as error:
-        raise UserError(f"{path} is no complete .safetensors file, or one with types that NumPy lacks ({error})")
+def _unpickled(path):
+    with open(path, "rb") as file:
+        return _ArrayUnpickler(file, encoding="latin1").load()
 
 
 def write_weights(path, weights):

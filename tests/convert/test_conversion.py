@@ -202,6 +202,23 @@ def test_a_network_with_a_configuration_of_ones_own(tmp_path, write_config, capf
     for name, value in network.state_dict().items():
         assert converted[name].tobytes() == value.numpy().tobytes()
     load_weights(network, str(tmp_path / "out" / "a.safetensors"), strict=True)
+    written = yaml.safe_load((tmp_path / "out" / "a.yml").read_text())
+    assert written["val_dataset"]["transforms"] == [{"type": "Normalize"}]  # the configuration's own
+
+
+@pytest.mark.parametrize("name, mean", [("paddle", None), ("model_semseg_r50c4_psp", [0.485, 0.456, 0.406])])
+def test_images_are_normalized_as_the_framework_does(name, mean, tmp_path, capfd):
+    """PaddleSeg's networks take mean and deviation 0.5, what Normalize has where nothing is given; semseg's ImageNet's."""
+    source = tmp_path / "a.pdparams"
+    if name == "paddle":
+        paddle.save(PSPNet(19, ResNet18_vd(), pp_out_channels=16).state_dict(), str(source))
+    else:
+        source = write(tmp_path / "a.pth", load_golden(name))
+    process = run_tool(TOOL, [source, "--save_path", tmp_path / "out" / "a.pdparams"], capfd)
+    assert process.returncode == 0, process.stderr
+    written = yaml.safe_load((tmp_path / "out" / "a.yml").read_text())
+    for key in ("train_dataset", "val_dataset"):
+        assert written[key]["transforms"][-1].get("mean") == mean
 
 
 @pytest.mark.parametrize("bins", [(1, 2, 3, 6), (1, 4)])
