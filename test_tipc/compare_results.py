@@ -40,7 +40,10 @@ def predicted_metrics(predict_dir, gt_dir, num_classes):
         prediction = os.path.join(predict_dir, name)
         if not os.path.isfile(prediction):
             sys.exit(f"Error: {label} has no prediction {prediction}")
-        matrix.update(np.asarray(Image.open(prediction)), np.asarray(Image.open(label)))
+        try:
+            matrix.update(np.asarray(Image.open(prediction)), np.asarray(Image.open(label)))
+        except (OSError, ValueError) as error:
+            sys.exit(f"Error: {prediction} and {label}: {error}")
     return {"mIoU": matrix.mean_iou(), "Acc": matrix.pixel_accuracy()}
 
 

@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import paddle
 from paddle import inference
 
 from paddleseg_psp.errors import UserError
@@ -24,10 +25,12 @@ class PaddleSession:
         onednn (bool): use oneDNN's kernels on the CPU.
 
     Raises:
-        UserError: it cannot load the files.
+        UserError: it cannot load the files, or there is no GPU for it.
     """
 
     def __init__(self, graph, parameters, device, threads, onednn):
+        if device == "gpu" and not (paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count()):
+            raise UserError("device gpu: this Paddle has no GPU; choose cpu, or install paddlepaddle-gpu where one is")
         config = inference.Config(graph, parameters)
         config.disable_glog_info()
         if device == "gpu":

@@ -132,6 +132,9 @@ def test_backends_that_cannot_be_had(tmp_path, monkeypatch):
         load_predictor(str(tmp_path), "onnxruntime")
     with pytest.raises(UserError, match="there is no backend 'onnx-runtime'; did you mean onnxruntime"):
         load_predictor(str(tmp_path), "onnx-runtime")
+    monkeypatch.setattr("paddle.is_compiled_with_cuda", lambda: False)
+    with pytest.raises(UserError, match="device gpu: this Paddle has no GPU; choose cpu"):
+        load_predictor(str(tmp_path), device="gpu")
     export_bundle(network("PSPNet"), str(tmp_path), onnx=True, verify=False)
     for name in ("onnxruntime", "openvino"):
         monkeypatch.setitem(__import__("sys").modules, name, None)

@@ -1,17 +1,13 @@
-import json
 import os
-import re
-import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tipc
-import yaml
-from conftest import tiny_config
 from helpers import ROOT, run_python
 from PIL import Image
+
+from paddleseg_psp.data.images import find_images
 
 PSANET = os.path.join(ROOT, "test_tipc/configs/psanet/train_infer_python.txt")
 MODE = "lite_train_lite_infer"
@@ -64,100 +60,11 @@ def test_wrong_files_and_modes(tmp_path):
         tipc.TipcFile(write(tmp_path, ["a:", "model_name:a", "python"]), MODE).value(3)
 
 
-def chain_file(tmp_path, tiny_data, model, **replaced):
-    """Writes the project's file for a tiny network and data; `replaced` has further texts by line, as line_16."""
-    config = tmp_path / "config.yml"
-    config.write_text(yaml.safe_dump(tiny_config(tiny_data, {"psanet": "PSANet", "pspnet": "PSPNet"}[model]), sort_keys=False))
-    with open(PSANET.replace("psanet", model)) as file:
-        lines = file.read().splitlines()[:52]
-    name = f"test-{model}-{os.path.basename(tmp_path)}-{os.getpid()}"  # tests run in several processes
-    lines[1], lines[6] = f"model_name:{name}", f"--iters:{MODE}=2"
-    for number in (16, 24, 25, 30, 38, 48):
-        lines[number - 1] = re.sub(r" --opts .*", "", lines[number - 1])
-        lines[number - 1] = re.sub(r"configs/\S+\.yml", str(config), lines[number - 1])
-        lines[number - 1] = lines[number - 1].replace("test_tipc/data/cityscapes", str(tiny_data))
-    for line, text in replaced.items():
-        lines[int(line[5:]) - 1] = text
-    return write(tmp_path, lines), os.path.join(ROOT, "test_tipc/output", name)
-
-
-@pytest.fixture
-def run_chain(tmp_path, tiny_data):
-    """Returns a function that runs a chain as the documented command does, and gives the process and its output folder."""
-    outputs = []
-
-    def run(model="pspnet", mode=MODE, **replaced):
-        path, output = chain_file(tmp_path, tiny_data, model, **replaced)
-        outputs.append(output)
-        command = ["bash", "test_tipc/test_train_inference_python.sh", path, mode]
-        environment = {**os.environ, "PYTHON": sys.executable}
-        process = subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        return process, os.path.join(output, mode)
-
-    yield run
-    for output in outputs:
-        shutil.rmtree(output, ignore_errors=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", ["psanet", "pspnet"])
-def test_whole_chain(run_chain, model):
-    process, output = run_chain(model)
-    assert process.returncode == 0, process.stdout
-    with open(os.path.join(output, "results_python.log")) as file:
-        status = file.read().splitlines()
-    assert len(status) == 7  # train, evaluate, export, and twice infer and compare
-    assert all(re.fullmatch(r" Run successfully with command - \S+ - .+ - \S+\.log ", line) for line in status)
-    files = set(os.listdir(output))
-    for onednn in ("True", "False"):
-        name = f"python_infer_cpu_usemkldnn_{onednn}_threads_2_precision_fp32_batchsize_1"
-        assert {f"{name}.log", f"{name}_results"} <= files
-    training = os.path.join(output, "norm_train_gpus_-1_autocast_null")
-    assert {"best_model", "model.json", "model.pdiparams", "deploy.yaml"} <= set(os.listdir(training))
-
-
-FAILURES = {
-    "training": ("line_16", "norm_train:train.py --config gone.yml", 1),
-    "evaluation": ("line_24", "eval:val.py --config gone.yml", 2),
-    "export": ("line_30", "norm_export:export.py --config gone.yml", 3),
-    "inference": ("line_40", "inference:deploy/python/infer.py --backend gone", 5),
-    "comparison": ("line_25", "compare:test_tipc/compare_results.py --gt_dir /gone --num_classes 19", 7),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("step", FAILURES)
-def test_a_failed_step_fails_the_chain(run_chain, step):
-    line, text, steps = FAILURES[step]
-    process, output = run_chain(**{line: text})
-    assert process.returncode != 0
-    assert process.stdout.strip().splitlines()[-1] == "Error: a step failed; its log is in the table above"
-    with open(os.path.join(output, "results_python.log")) as file:
-        status = file.read().splitlines()
-    assert len(status) == steps and "Run failed with command" in status[-1]
-    assert re.search(r"FAILED +test_tipc/output", process.stdout)
-
-
-@pytest.mark.slow
-def test_a_repeated_chain_goes_on_where_it_failed(run_chain):
-    process, output = run_chain(line_40="inference:deploy/python/infer.py --backend gone")
-    assert process.returncode != 0
-    weights = os.path.join(output, "norm_train_gpus_-1_autocast_null", "best_model", "model.pdparams")
-    trained_at = os.stat(weights).st_mtime_ns
-    process, _ = run_chain()  # mended, and repeated
-    assert process.returncode == 0, process.stdout
-    assert re.findall(r"(?m)^(\w+) +[\d.]+ +earlier ", process.stdout) == ["train", "evaluate", "export"]
-    assert os.stat(weights).st_mtime_ns == trained_at
-    assert not os.path.exists(os.path.join(output, "unfinished.json"))  # the next run starts afresh
-
-
 def test_a_training_that_was_cut_off_is_resumed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = []
 
-    def run(chain, name, command, log):
+    def run(runner, name, command, log):
         seen.append(command)
         os.makedirs(tmp_path / "out" / "run" / "iter_2", exist_ok=True)
         if len(seen) == 1:
@@ -165,50 +72,16 @@ def test_a_training_that_was_cut_off_is_resumed(tmp_path, monkeypatch):
         (tmp_path / log).write_text("")
         return tipc.Step(name, command, 1.0, True, log)
 
-    monkeypatch.setattr(tipc.Chain, "_run_now", run)
+    monkeypatch.setattr(tipc.Runner, "_run_now", run)
     folder = os.path.join("out", "run")
     with pytest.raises(KeyboardInterrupt):
         tipc.Chain(tipc.TipcFile(PSANET, MODE), "out")._train(["train.py", "--iters=4"], folder, "log")
     tipc.Chain(tipc.TipcFile(PSANET, MODE), "out")._train(["train.py", "--iters=4"], folder, "log")
     assert seen[1] == ["train.py", "--iters=4", "--resume_model", "auto"] and os.path.isdir(folder)
+    tipc.Chain(tipc.TipcFile(PSANET, MODE), "out")._train(["train.py", "--iters=4"], folder, "log")
+    assert len(seen) == 2 and os.path.isdir(folder)  # it succeeded, however often the chain is repeated
     tipc.Chain(tipc.TipcFile(PSANET, MODE), "out")._train(["train.py", "--iters=9"], folder, "log")
     assert seen[2] == ["train.py", "--iters=9"] and not os.path.isdir(os.path.join(folder, "iter_1"))
-
-
-INFERENCE_STEPS = {
-    "whole_infer": ["evaluate", "export", "infer", "compare", "infer", "compare"],
-    "paddle2onnx_infer": ["evaluate", "export", "infer", "compare"],
-    "serving_infer": ["evaluate", "export", "serve", "compare"],
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", INFERENCE_STEPS)
-def test_inference_of_given_weights(run_chain, trained, mode):
-    process, output = run_chain(mode=mode, line_37=f"infer_model:{trained[1]}")
-    assert process.returncode == 0, process.stdout
-    assert re.findall(r"(?m)^(\w+) +[\d.]+ +ok ", process.stdout) == INFERENCE_STEPS[mode]
-    process, _ = run_chain(mode=mode, line_37="infer_model:gone.pdparams")
-    assert process.returncode == 1 and "evaluate" in process.stdout and "FAILED" in process.stdout
-
-
-@pytest.mark.slow
-def test_two_processes_train_on_the_cpu(run_chain):
-    process, output = run_chain(line_4="gpu_list:-1,-1")
-    assert process.returncode == 0, process.stdout
-    assert re.search(r"paddle.distributed.launch --log_dir \S+/launch --nproc_per_node 2 --backend gloo", process.stdout)
-    assert not os.path.exists(os.path.join(ROOT, "log")) and "workerlog.0" in os.listdir(os.path.join(output, "launch"))
-    assert "norm_train_gpus_-1_-1_autocast_null" in os.listdir(output)
-
-
-@pytest.mark.slow
-def test_benchmark_of_training(run_chain):
-    lines = ["====train_benchmark_params====", "batch_size:1|2", "fp_items:fp32", "iters:4"]
-    process, output = run_chain(mode="benchmark_train", line_52="--model_name:x\n" + "\n".join(lines))
-    assert process.returncode == 0, process.stdout
-    with open(os.path.join(output, "benchmark.json")) as file:
-        figures = json.load(file)
-    assert [figure["batch_size"] for figure in figures] == [1, 2] and all(figure["ips"] > 0 for figure in figures)
 
 
 def matrix(tmp_path, **changed):
@@ -241,20 +114,38 @@ def test_entry_points_of_paddleseg_below_tools_are_those_of_the_repository(tmp_p
     monkeypatch.chdir(ROOT)
     file = tipc.TipcFile(write(tmp_path, ["h:", "model_name:a", "python:python3", "eval:tools/val.py --config a.yml"]), MODE)
     assert file.command(4)[1:] == ["val.py", "--config", "a.yml"]
-    file = tipc.TipcFile(write(tmp_path, ["h:", "model_name:a", "python:python3", "x:tools/check_data.py"]), MODE)
+    assert file.command(4)[0] == sys.executable
+    file = tipc.TipcFile(write(tmp_path, ["h:", "model_name:a", "python:/opt/python", "x:tools/check_data.py"]), MODE)
+    assert file.command(4)[0] == "/opt/python"
     assert file.command(4)[1:] == ["tools/check_data.py"]
 
 
-def test_benchmarks_need_their_lines(tmp_path):
-    with pytest.raises(tipc.TipcError, match="needs lines below a header train_benchmark_params"):
-        tipc.TipcFile(write(tmp_path, ["h:", "model_name:a"]), "benchmark_train").benchmark()
+CANNOT_RUN = {
+    "no training": (MODE, 16, "norm_train:null", "16: there is no command for 'norm_train'"),
+    "no export": ("whole_infer", 38, "infer_export:null", "38: there is no command for 'infer_export'"),
+    "comparison without evaluation": (MODE, 24, "eval:null", "24: there is no command for 'eval'"),
+    "pruning": (MODE, 15, "trainer:norm|fpgm", "15: the trainer must be norm_train, not 'norm|fpgm'"),
+    "quantization": ("whole_infer", 39, "infer_quant:True", "39: infer_quant must be False"),
+    "no benchmark": ("benchmark_train", 53, "##", "needs lines below a header train_benchmark_params"),
+}
+
+
+@pytest.mark.parametrize("case", CANNOT_RUN)
+def test_what_cannot_run_is_found_before_anything_runs(tmp_path, case):
+    mode, number, text, message = CANNOT_RUN[case]
+    with open(PSANET) as file:
+        lines = file.read().splitlines()
+    lines[number - 1] = text
+    process = run_python(["test_tipc/tipc.py", "test", write(tmp_path, lines), mode])
+    assert process.returncode == 1 and process.stdout == "" and "Traceback" not in process.stderr
+    assert process.stderr.startswith("Error: ") and message in process.stderr
 
 
 def test_killed_step_fails(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    chain = tipc.Chain(tipc.TipcFile(PSANET, MODE), "out")
-    step = chain.run("train", [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], "log")
-    assert not step.succeeded and "FAILED" in chain.table()
+    runner = tipc.Runner("model", "out")
+    step = runner.run("train", [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], "log")
+    assert not step.succeeded and "FAILED" in runner.table()
 
 
 def test_prepare_links_the_real_data(tmp_path, tiny_data, monkeypatch):
@@ -263,11 +154,14 @@ def test_prepare_links_the_real_data(tmp_path, tiny_data, monkeypatch):
     monkeypatch.setattr(tipc, "LITE_IMAGES", 2)
     for _ in range(2):  # repeated, it does the same
         assert tipc.prepare(tipc.TipcFile(PSANET, MODE))
-        found = [name for _, _, names in os.walk(tipc.DATA) for name in names]
+        found = [name for _, _, names in os.walk(tipc.DATA) for name in names if name.endswith(".png")]
         assert len(found) == 8  # two images and two labels of each split
         assert sum(name.endswith("_gtFine_labelTrainIds.png") for name in found) == 4
     assert tipc.prepare(tipc.TipcFile(PSANET, "whole_train_whole_infer"))
-    assert os.path.samefile(tipc.DATA, tiny_data)
+    for folder in ("leftImg8bit", "gtFine"):
+        assert os.path.samefile(os.path.join(tipc.DATA, folder), tiny_data / folder)
+    images, root = find_images(tipc.LISTED)
+    assert len(images) == 3 and root == tipc.DATA
     assert len(list(tiny_data.glob("leftImg8bit/train/*/*.png"))) == 6
 
 
