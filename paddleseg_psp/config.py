@@ -1,12 +1,19 @@
 """Configuration: a YAML file with inheritance and overrides, checked, and the components built from it."""
 
+from __future__ import annotations
+
 import ast
 import inspect
 import os
 import re
+from collections.abc import Callable, Sequence
 
 import yaml
+from paddle import nn
+from paddle.io import Dataset
+from paddle.optimizer import Optimizer
 from paddle.optimizer import lr as schedulers
+from paddle.optimizer.lr import LRScheduler
 from paddleseg.utils import logger
 
 import paddleseg_psp.data  # these three register their components
@@ -48,7 +55,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def resolve_path(path):
+def resolve_path(path: str) -> str:
     """Returns the file that a `--config` argument means.
 
     A path written for Windows is taken with `/`, and one whose backslashes an unquoting shell has eaten is looked for below
@@ -75,7 +82,7 @@ def resolve_path(path):
     raise UserError(f"--config: there is no file {path}{registry.suggestion(path, known) if known else ''}")
 
 
-def read_yaml(path, seen=()):
+def read_yaml(path: str, seen: tuple[str, ...] = ()) -> dict:
     """Returns the mapping in a YAML file, merged over those its `_base_` names (relative to the file).
 
     `_inherited_: false` in a mapping drops what it would inherit, as in PaddleSeg.
@@ -131,7 +138,7 @@ def _parse_value(text):
         return yaml.load(text, _Loader)
 
 
-def apply_overrides(data, overrides):
+def apply_overrides(data: dict, overrides: Sequence[str] | None) -> None:
     """Sets `key.subkey=value` items in nested data; a number steps into a list.
 
     Raises:
@@ -163,15 +170,23 @@ class Config:
     """A configuration, checked; its methods build what it describes.
 
     Args:
-        path (str): YAML file; see `resolve_path` and `read_yaml`.
-        overrides (list of str): `key.subkey=value` items; see `apply_overrides`.
+        path: YAML file; see `resolve_path` and `read_yaml`.
+        overrides: `key.subkey=value` items; see `apply_overrides`.
         iters (in place of epochs, too), batch_size, accumulate, learning_rate: replace the values in the file unless None.
 
     Raises:
         UserError: with the file, the key, and what is allowed there.
     """
 
-    def __init__(self, path, overrides=None, iters=None, batch_size=None, accumulate=None, learning_rate=None):
+    def __init__(
+        self,
+        path: str,
+        overrides: list[str] | None = None,
+        iters: int | None = None,
+        batch_size: int | None = None,
+        accumulate: int | None = None,
+        learning_rate: float | None = None,
+    ) -> None:
         self.path = resolve_path(path)
         self.data = read_yaml(self.path)
         apply_overrides(self.data, overrides)
@@ -199,18 +214,18 @@ class Config:
         for plugin in self.data.get("plugins", ()):
             registry.load_plugin(plugin, self._where("plugins"))
 
-    def __str__(self):
+    def __str__(self) -> str:
         return yaml.safe_dump(self.data, sort_keys=False)
 
     def _where(self, key):
         return f"{self.path}: {key}"
 
     @property
-    def iters(self):
+    def iters(self) -> int:
         """Iterations in all; of a schedule by `epochs` they are known after `count_iterations`."""
         return self.data["iters"]
 
-    def count_iterations(self, images, processes=1):
+    def count_iterations(self, images: int, processes: int = 1) -> None:
         """Turns a schedule by `epochs` into one by `iters`, for so many training images and processes.
 
         An epoch ends with its last whole iteration, as in training.
@@ -221,14 +236,14 @@ class Config:
             logger.info(f"{epochs} epochs of {images} images are {self.iters} iterations")
 
     @property
-    def batch_size(self):
+    def batch_size(self) -> int:
         return self.data["batch_size"]
 
     @property
-    def accumulate(self):
+    def accumulate(self) -> int:
         return self.data["accumulate"]
 
-    def test_options(self, function):
+    def test_options(self, function: Callable) -> dict:
         """Returns the mapping `test_config`, whose keys must be arguments of `function`."""
         options = self.data.get("test_config") or {}
         registry.check_arguments(function, options, self._where("test_config"))
@@ -241,35 +256,35 @@ class Config:
             return spec[key]
         return getattr(registry.find(spec.get("type"), self._where("train_dataset.type")), constant, None)
 
-    def palette(self):
+    def palette(self) -> Sequence[Sequence[int]] | None:
         """Returns the (red, green, blue) colour of each class, or None where the data set names none."""
         return self._dataset_constant("palette", "PALETTE")
 
-    def class_names(self):
+    def class_names(self) -> Sequence[str] | None:
         """Returns the name of each class, or None where the data set names none."""
         return self._dataset_constant("class_names", "CLASS_NAMES")
 
-    def img_channels(self):
+    def img_channels(self) -> int:
         """Returns how many channels images have."""
         return self._dataset_constant("img_channels", "IMG_CHANNELS") or 3
 
-    def ignore_index(self):
+    def ignore_index(self) -> int:
         """Returns the label value that counts for nothing."""
         found = self._dataset_constant("ignore_index", "IGNORE_INDEX")
         return 255 if found is None else found
 
-    def build_dataset(self, key):
+    def build_dataset(self, key: str) -> Dataset:
         """Returns the data set under the key `train_dataset` or `val_dataset`."""
         if key not in self.data:
             raise UserError(f"{self.path}: the key {key!r} is missing, and this command needs it")
         return registry.build(self.data[key], self._where(key))
 
-    def build_transforms(self, key="val_dataset"):
+    def build_transforms(self, key: str = "val_dataset") -> list:
         """Returns the list of transforms of a data set, without looking for the data."""
         specs = self.data.get(key, {}).get("transforms", [])
         return [registry.build(spec, self._where(f"{key}.transforms.{i}")) for i, spec in enumerate(specs)]
 
-    def without_pretrained(self):
+    def without_pretrained(self) -> Config:
         """Drops the weights to start from, so that nothing is downloaded or read; returns the configuration itself."""
         network = self.data["model"]
         for part in (network, network.get("backbone")):
@@ -277,7 +292,7 @@ class Config:
                 part.pop("pretrained", None)
         return self
 
-    def build_model(self):
+    def build_model(self) -> nn.Layer:
         """Returns the network, with its number of classes and its crop size taken from the training data set if not given."""
         classes = self._dataset_constant("num_classes", "NUM_CLASSES")
         spec = dict(self.data["model"])
@@ -287,7 +302,7 @@ class Config:
             )
         return registry.build(spec, self._where("model"), crop_size=self.crop_size())
 
-    def crop_size(self):
+    def crop_size(self) -> tuple[int, int] | None:
         """Returns the (height, width) that training images have after the transforms, or None where it varies."""
         for spec in reversed(self.data["train_dataset"].get("transforms") or []):
             size = spec.get("crop_size", spec.get("target_size")) if isinstance(spec, dict) else None
@@ -295,7 +310,7 @@ class Config:
                 return tuple(size[::-1])  # transforms have (width, height), as PaddleSeg
         return None
 
-    def freeze_batch_norm(self, model):
+    def freeze_batch_norm(self, model: nn.Layer) -> None:
         """Freezes the batch normalizations that `freeze_batch_norm` names: those of the "backbone", or "all"."""
         choice, allowed = (
             self.data.get("freeze_batch_norm"),
@@ -306,7 +321,7 @@ class Config:
         if choice is not None:
             freeze_batch_norm(allowed[choice])
 
-    def build_losses(self, train_dataset=None):
+    def build_losses(self, train_dataset: Dataset | None = None) -> list[tuple[float, nn.Layer]]:
         """Returns a list of (weight, loss), one for each output of the network.
 
         Class weights may be the name of a rule instead of numbers; they are then computed from the labels of train_dataset, and
@@ -337,7 +352,7 @@ class Config:
             raise UserError(f"{where}: there is no rule {rule!r}{registry.suggestion(rule, CLASS_WEIGHTS)}")
         return [round(float(weight), 6) for weight in CLASS_WEIGHTS[rule](count_classes(dataset))]
 
-    def build_scheduler(self):
+    def build_scheduler(self) -> LRScheduler:
         """Returns the learning-rate schedule: a class of paddle.optimizer.lr, with PaddleSeg's linear warm-up on request."""
         where = self._where("lr_scheduler")
         spec = dict(self.data["lr_scheduler"])
@@ -359,10 +374,10 @@ class Config:
             raise UserError(f"{where}: {name} could not be built: {' '.join(str(error).split())}") from error
         return schedule
 
-    def build_optimizer(self, model, schedule):
+    def build_optimizer(self, model: nn.Layer, schedule: LRScheduler) -> Optimizer:
         """Returns the optimizer of paddleseg for the parameters of a network; `SGD` with momentum means `Momentum`."""
         spec = dict(self.data["optimizer"])
-        spec["type"] = {"sgd": "SGD", "adam": "Adam"}.get(spec.get("type"), spec.get("type"))
+        spec["type"] = {"sgd": "SGD", "adam": "Adam"}.get(spec["type"], spec["type"])
         if spec["type"] == "SGD" and "momentum" in spec:
             spec["type"] = "Momentum"
         names = [name for name, _ in model.named_parameters()]

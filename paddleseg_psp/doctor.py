@@ -5,6 +5,8 @@
 The last lines are the verdict: that everything is fine, or what is wrong and what to do, in which case it exits with 1.
 """
 
+from __future__ import annotations
+
 import importlib
 import importlib.metadata
 import os
@@ -28,17 +30,17 @@ ENOUGH_SHARED_MEMORY = 512  # MB, for the batches that data loading processes pa
 class Report:
     """Prints what is found and collects what is wrong."""
 
-    def __init__(self):
-        self.problems = []
+    def __init__(self) -> None:
+        self.problems: list[str] = []
 
-    def line(self, name, value):
+    def line(self, name: str, value: object) -> None:
         print(f"{name + ':':20} {value}", flush=True)
 
-    def problem(self, message):
+    def problem(self, message: str) -> None:
         self.problems.append(message)
 
 
-def check_machine(report):
+def check_machine(report: Report) -> None:
     report.line("system", f"{platform.platform()}, Python {platform.python_version()} ({sys.executable})")
     if not (3, 9) <= sys.version_info[:2] <= (3, 12):
         report.problem(f"Python {platform.python_version()}: install one from 3.9 to 3.12, which Paddle has packages for")
@@ -53,14 +55,16 @@ def check_machine(report):
         report.line("shared memory", f"{free} MB free in /dev/shm{little}")
 
 
-def check_packages(report):
+def check_packages(report: Report) -> None:
     from packaging.requirements import Requirement
 
     from paddleseg_psp import environment
 
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     lines = _read(os.path.join(folder, "requirements.txt")).splitlines()  # there unless it was installed elsewhere
-    requirements = [line for line in lines if line and not line.startswith("#")] or importlib.metadata.requires("paddleseg_psp")
+    requirements = (
+        [line for line in lines if line and not line.startswith("#")] or importlib.metadata.requires("paddleseg_psp") or []
+    )
     for requirement in map(Requirement, requirements):
         name = requirement.name
         version = _version(name) or (name == "paddlepaddle" and _version("paddlepaddle-gpu"))
@@ -81,7 +85,7 @@ def check_packages(report):
     report.line("onnxruntime", _version("onnxruntime") or "not installed; only ONNX models need it")
 
 
-def check_paddle(report):
+def check_paddle(report: Report) -> None:
     import paddle
 
     from paddleseg_psp import environment
@@ -100,7 +104,7 @@ def check_paddle(report):
         report.problem("This Paddle is for CUDA, but sees no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES")
 
 
-def check_operators(report):
+def check_operators(report: Report) -> None:
     from paddleseg_psp.ops import build
 
     if "PSA_MASK_IMPL" in os.environ:
@@ -185,7 +189,7 @@ def _read(path):
         return ""
 
 
-def main():
+def main() -> int:
     """Runs all checks; a check that fails by itself is a problem, too."""
     report = Report()
     for check in (check_machine, check_packages, check_paddle, check_operators):

@@ -4,6 +4,8 @@ Paddle's CPU products go through a build of MKL that takes its slowest code path
 unless told otherwise (benchmarks/train_step.py measures what that costs).
 """
 
+from __future__ import annotations
+
 import os
 import platform
 import sys
@@ -18,15 +20,15 @@ _MKL_CODE_PATHS = (
 # Warnings that paddle gives everyone, whatever they do: at import, and at the first batch normalization.
 _SILENCED = ("No ccache found", "When training, we now always track global mean and variance")
 
-_applied = {}
+_applied: dict[str, str] = {}
 paddle_error = None  # why paddle cannot be imported; a second attempt would give a misleading reason
 
 
-def mkl_code_path(cpu_info):
+def mkl_code_path(cpu_info: str) -> str | None:
     """Returns the value of MKL_DEBUG_CPU_TYPE that suits an AMD processor, or None for others.
 
     Args:
-        cpu_info (str): the text of /proc/cpuinfo, or "" where there is none.
+        cpu_info: the text of /proc/cpuinfo, or "" where there is none.
     """
     if "AuthenticAMD" not in cpu_info:
         return None
@@ -34,7 +36,7 @@ def mkl_code_path(cpu_info):
     return next((path for path, needed in _MKL_CODE_PATHS if needed.issubset(flags)), None)
 
 
-def configure():
+def configure() -> None:
     """Chooses MKL's code path and the number of threads, unless the user has set MKL_DEBUG_CPU_TYPE or OMP_NUM_THREADS.
 
     Without paddle there is nothing to choose for: the module that needs it will say so, and the doctor what to do.
@@ -71,7 +73,7 @@ def _users_threads():
     return value
 
 
-def describe():
+def describe() -> list[str]:
     """Returns the lines about the environment that head a log, as a list of str."""
     import cv2
     import numpy

@@ -1,16 +1,19 @@
 """Writing files so that a reader sees the whole old one or the whole new one."""
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 from paddleseg_psp.errors import UserError
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path: str) -> Iterator[str]:
     """Gives a temporary path beside `path`; when the block ends well, that file is flushed and takes the place of `path`."""
     folder, name = os.path.split(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
@@ -25,7 +28,7 @@ def atomic_path(path):
 
 
 @contextlib.contextmanager
-def atomic_folder(path):
+def atomic_folder(path: str) -> Iterator[str]:
     """Gives a temporary folder beside `path`; when the block ends well, its files are flushed and it takes the place of `path`.
 
     A folder that is there already is `path`.old for a moment, which is all there is if the process dies just then.
@@ -58,7 +61,7 @@ def _flush(path):
         os.close(descriptor)
 
 
-def require_writable(folder, flag="--save_dir"):
+def require_writable(folder: str, flag: str = "--save_dir") -> None:
     """Raises UserError unless files, or the folder itself, can be made there; leaves nothing behind."""
     existing = os.path.abspath(folder)
     while not os.path.lexists(existing):
@@ -72,7 +75,7 @@ def require_writable(folder, flag="--save_dir"):
         raise UserError(f"{flag} {folder}: nothing can be written in {existing} ({error.strerror})")
 
 
-def sha256(path):
+def sha256(path: str) -> str:
     """Returns the checksum of a file in hexadecimal digits, as sha256sum prints it."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:

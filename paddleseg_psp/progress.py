@@ -1,7 +1,10 @@
 """Showing how far long work is."""
 
+from __future__ import annotations
+
 import sys
 import time
+from collections.abc import Iterable, Iterator
 
 from paddleseg.utils import calculate_eta, logger
 from tqdm import tqdm
@@ -9,7 +12,7 @@ from tqdm import tqdm
 _LOG_SECONDS = 10.0
 
 
-def track(items, total, label):
+def track(items: Iterable, total: int, label: str) -> Iterator:
     """Yields the items; shows a bar on a terminal, and elsewhere log lines now and then, both with the time left."""
     if sys.stdout.isatty():
         yield from tqdm(items, desc=label, total=total, file=sys.stdout, leave=False)

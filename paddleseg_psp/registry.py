@@ -1,16 +1,20 @@
 """One look-up for every component that a configuration can name, and building components from mappings."""
 
+from __future__ import annotations
+
 import difflib
 import importlib.util
 import inspect
 import os
 import sys
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from paddleseg.cvlibs import manager
 
 from paddleseg_psp.errors import UserError
 
-_own = {}
+_own: dict[str, Callable] = {}
 _PADDLESEG = (
     manager.MODELS,
     manager.BACKBONES,
@@ -21,7 +25,7 @@ _PADDLESEG = (
 )
 
 
-def register(component):
+def register(component: Callable) -> Callable:
     """Makes a class or function of this package known by its name; a decorator.
 
     Raises:
@@ -33,7 +37,7 @@ def register(component):
     return component
 
 
-def find(name, where):
+def find(name: str, where: str) -> Callable:
     """Returns the component of that name: this package's, or else paddleseg's (with what users added to its manager).
 
     Raises:
@@ -46,12 +50,12 @@ def find(name, where):
     raise UserError(f"{where}: there is no component {name!r}{suggestion(name, known)}")
 
 
-def own_components():
+def own_components() -> dict[str, Callable]:
     """Returns this package's components, {name: class or function}."""
     return dict(_own)
 
 
-def load_plugin(path, where):
+def load_plugin(path: str, where: str) -> None:
     """Runs a Python file of the user's, once, whose classes register themselves by `register` or paddleseg's manager.
 
     Raises:
@@ -63,6 +67,7 @@ def load_plugin(path, where):
     if not os.path.isfile(path):
         raise UserError(f"{where}: there is no file {path}")
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader  # as for any .py
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where pickle looks for its classes
     try:
         spec.loader.exec_module(module)
@@ -71,7 +76,7 @@ def load_plugin(path, where):
         raise UserError(f"{where}: {path} failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
-def suggestion(name, known):
+def suggestion(name: str, known: Iterable[str]) -> str:
     """Returns '; did you mean …?' with the nearest of the known names, or the list of them all if none is near."""
     lower = {item.lower(): item for item in known}
     near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.6)]
@@ -80,12 +85,12 @@ def suggestion(name, known):
     return f"; known are {', '.join(sorted(known))}"
 
 
-def build(spec, where, **defaults):
+def build(spec: dict, where: str, **defaults: object) -> Any:
     """Builds the component that a mapping with `type` describes, and those nested in it.
 
     Args:
-        spec (dict): `type` and the component's arguments.
-        where (str): the key in the configuration, for messages.
+        spec: `type` and the component's arguments.
+        where: the key in the configuration, for messages.
         defaults: arguments used where spec does not give them and the component takes them.
 
     Raises:
@@ -105,7 +110,7 @@ def build(spec, where, **defaults):
         raise UserError(f"{where}: {spec['type']} could not be built: {' '.join(str(error).split())}") from error
 
 
-def check_arguments(component, names, where):
+def check_arguments(component: Callable, names: Iterable[str], where: str) -> list[str]:
     """Returns the argument names that a component lists.
 
     Raises:

@@ -1,3 +1,5 @@
+import ast
+import glob
 import os
 import subprocess
 import sys
@@ -13,3 +15,32 @@ def test_ruff_has_nothing_to_say(arguments):
         [sys.executable, "-m", "ruff", *arguments, "."], cwd=ROOT, capture_output=True, text=True, env=environment
     )
     assert process.returncode == 0, process.stdout + process.stderr
+
+
+def test_mypy_finds_no_wrong_types():
+    process = subprocess.run(
+        [sys.executable, "-m", "mypy", f"--cache-dir={os.devnull}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+def _public_functions(node, name):
+    for item in node.body:
+        if isinstance(item, ast.ClassDef) and not item.name.startswith("_"):
+            yield from _public_functions(item, f"{name}.{item.name}")
+        elif isinstance(item, ast.FunctionDef) and (not item.name.startswith("_") or item.name.endswith("__")):
+            yield item, f"{name}.{item.name}"
+
+
+def test_public_functions_have_types():
+    bare = []
+    for path in glob.glob(os.path.join(ROOT, "paddleseg_psp/**/*.py"), recursive=True):
+        with open(path) as file:
+            tree = ast.parse(file.read())
+        for function, name in _public_functions(tree, os.path.relpath(path, ROOT)):
+            given = function.args
+            arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+            typed = [item.annotation for item in arguments if item and item.arg not in ("self", "cls")]
+            if not all([*typed, function.returns]):
+                bare.append(name)
+    assert not bare

@@ -1,10 +1,12 @@
 """Every command-line argument, defined once, by PaddleSeg's names."""
 
+from __future__ import annotations
+
 import argparse
 
 _SIZE = {"nargs": 2, "type": int, "metavar": ("W", "H"), "default": None}
 
-_ARGUMENTS = {
+_ARGUMENTS: dict[str, dict] = {
     "config": {"help": "YAML configuration; a path with backslashes is understood too"},
     "opts": {"nargs": "+", "metavar": "KEY=VALUE", "help": "override values of the configuration, e.g. model.dropout=0.2"},
     "device": {
@@ -76,7 +78,7 @@ _ARGUMENTS = {
 _COMMON = ("config", "opts", "device", "debug")
 
 
-def parser(description, *names, **defaults):
+def parser(description: str, *names: str, **defaults: object) -> argparse.ArgumentParser:
     """Returns a parser with the common arguments and those named; `defaults` replaces their defaults."""
     result = argparse.ArgumentParser(description=description)
     for name in (*_COMMON, *names):

@@ -1,19 +1,21 @@
 """What the commands that run a bundle share: its arguments, by PaddleSeg's names, and loading it."""
 
+from __future__ import annotations
+
 import argparse
 
 from paddleseg_psp.deploy import load_predictor
-from paddleseg_psp.deploy.predictor import BACKENDS, PRECISIONS
+from paddleseg_psp.deploy.predictor import BACKENDS, PRECISIONS, Predictor
 
 
-def switch(text):
+def switch(text: str) -> bool:
     """Returns whether a flag's value is True or False, in any case."""
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"expected True or False, not {text!r}")
     return text.lower() == "true"
 
 
-def parser(description):
+def parser(description: str) -> argparse.ArgumentParser:
     """Returns a parser with the arguments about a bundle and what runs it."""
     result = argparse.ArgumentParser(description=description)
     result.add_argument("--config", required=True, help="the bundle's deploy.yaml")
@@ -30,6 +32,6 @@ def parser(description):
     return result
 
 
-def loaded(args):
+def loaded(args: argparse.Namespace) -> Predictor:
     """Returns the predictor that the arguments mean."""
     return load_predictor(args.config, args.backend, args.device, args.cpu_threads, args.enable_mkldnn, args.precision)

@@ -1,5 +1,7 @@
 """Choosing the device and the seed of a command."""
 
+from __future__ import annotations
+
 import ctypes
 import random
 import signal
@@ -16,11 +18,11 @@ from paddleseg_psp.engine.trainer import seed_everything
 _PR_SET_PDEATHSIG = 1  # prctl(2): a signal when the parent process has died
 
 
-def set_up(device, seed=None, deterministic=False):
+def set_up(device: str, seed: int | None = None, deterministic: bool = False) -> int:
     """Selects the device, joins the other processes of a distributed run, seeds, and logs the environment.
 
     Returns:
-        int: the seed, the same in all processes; a new one if none is given.
+        The seed, the same in all processes; a new one if none is given.
     """
     if device == "gpu" and not (paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count()):
         logger.info("No GPU for this paddle: using the CPU (--device cpu says the same)")

@@ -1,5 +1,9 @@
 """`export.py`: write a trained network as a static graph, verified."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 from paddleseg.utils import logger
 
 from paddleseg_psp.cli import arguments
@@ -13,7 +17,7 @@ from paddleseg_psp.engine.checkpoint import metrics_of
 from paddleseg_psp.errors import UserError
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments.parser(
         "Write a trained network as a static graph with deploy.yaml, verified against the network.",
         "model_path", "save_dir", "input_shape", "output_op", "onnx", "half_weights", "verify",

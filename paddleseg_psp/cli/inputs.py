@@ -1,12 +1,19 @@
 """What evaluation, prediction and export share: a trained network, and how to look at images."""
 
+from __future__ import annotations
+
+import argparse
+
+from paddle import nn
+
+from paddleseg_psp.config import Config
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.models.weights import load_weights
 
 LOOKING = ("scales", "flip_horizontal", "flip_vertical", "is_slide", "crop_size", "stride")
 
 
-def trained_model(config, model_path):
+def trained_model(config: Config, model_path: str | None) -> nn.Layer:
     """Returns the configuration's network with the weights of --model_path.
 
     Raises:
@@ -19,7 +26,7 @@ def trained_model(config, model_path):
     return model
 
 
-def looking_options(args):
+def looking_options(args: argparse.Namespace) -> dict:
     """Returns the arguments about windows, scales and flips, checked.
 
     Raises:

@@ -1,9 +1,13 @@
 """`paddleseg-psp`: every command of the repository, from any folder."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
+from types import ModuleType
 
 import paddleseg_psp
 from paddleseg_psp.registry import suggestion
@@ -38,7 +42,7 @@ COMMANDS = {
 }
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         print(_help())
@@ -59,7 +63,7 @@ def _help():
     return "\n".join(["usage: paddleseg-psp COMMAND …   (COMMAND --help has its arguments)", "", *lines])
 
 
-def load(where):
+def load(where: str) -> ModuleType:
     """Returns a module of the package, or one made from a script of the repository."""
     if not where.endswith(".py"):
         return importlib.import_module(where)
@@ -68,6 +72,7 @@ def load(where):
     name = f"paddleseg_psp_{os.path.splitext(os.path.basename(path))[0]}"
     sys.path.insert(0, os.path.dirname(path))  # as Python does for a script
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader  # as for any .py
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where reading processes look for its functions
     spec.loader.exec_module(module)
     return module

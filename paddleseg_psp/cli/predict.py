@@ -1,5 +1,9 @@
 """`predict.py`: coloured masks for images."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 from paddleseg_psp.cli import arguments
 from paddleseg_psp.cli.device import set_up
 from paddleseg_psp.cli.inputs import LOOKING, looking_options, trained_model
@@ -10,7 +14,7 @@ from paddleseg_psp.engine import predict
 from paddleseg_psp.errors import UserError
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments.parser(
         "Write overlays and coloured masks for images.",
         "model_path", "image_path", "save_dir", "aug_pred", "custom_color", "save_ids", *LOOKING,

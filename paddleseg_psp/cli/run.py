@@ -1,14 +1,18 @@
 """Running a command so that it ends well: one line for an error, and an honest exit code."""
 
+from __future__ import annotations
+
+import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 from paddleseg_psp.engine.interruption import Interrupted
 from paddleseg_psp.errors import UserError
 
 
-def run(command, args):
+def run(command: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     """Calls command(args). On failure the last line says what is wrong and the process exits with 1.
 
     Ended by a signal it exits with 128 and the signal's number, as a shell has it.

@@ -1,5 +1,9 @@
 """`train.py`: train a network."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 from paddleseg.utils import logger
 
 from paddleseg_psp.cli import arguments
@@ -12,7 +16,7 @@ from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import require_writable
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments.parser(
         "Train a network.",
         "save_dir", "iters", "batch_size", "accumulate", "learning_rate", "save_interval", "log_iters", "keep_checkpoint_max",

@@ -1,5 +1,9 @@
 """`val.py`: evaluate a trained network."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 from paddleseg_psp.cli import arguments
 from paddleseg_psp.cli.device import set_up
 from paddleseg_psp.cli.inputs import LOOKING, looking_options, trained_model
@@ -8,7 +12,7 @@ from paddleseg_psp.config import Config
 from paddleseg_psp.engine import evaluate
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments.parser(
         "Evaluate a trained network on the configuration's val_dataset.",
         "model_path", "num_workers", "precision", "amp_level", "aug_eval", *LOOKING,

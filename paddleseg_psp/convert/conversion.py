@@ -1,8 +1,11 @@
 """From a checkpoint of another framework to this package's network, configuration and weights, and back."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -31,16 +34,16 @@ class Conversion:
     """What `convert` found.
 
     Attributes:
-        framework (str): where the file is from.
-        model (dict): the mapping `model` of a configuration; for a backbone `model.backbone`.
-        weights (dict): this package's name -> array.
-        sources (dict): this package's name -> the file's name.
-        left_out (dict): names of the file that have no place here -> their arrays.
-        normalize (dict|None): mean and std of images from 0 to 1, in the order of the network's channels, where the file states
+        framework: where the file is from.
+        model: the mapping `model` of a configuration; for a backbone `model.backbone`.
+        weights: this package's name -> array.
+        sources: this package's name -> the file's name.
+        left_out: names of the file that have no place here -> their arrays.
+        normalize: mean and std of images from 0 to 1, in the order of the network's channels, where the file states
             them; elsewhere they are those that its framework always has.
-        red_first (bool): that order: red, green, blue or the other way round.
-        test_config (dict|None): how the file says its network looks at images.
-        class_names, palette (list|None): of the file.
+        red_first: that order: red, green, blue or the other way round.
+        test_config: how the file says its network looks at images.
+        class_names, palette: of the file.
     """
 
     framework: str
@@ -48,14 +51,14 @@ class Conversion:
     weights: dict
     sources: dict
     left_out: dict
-    normalize: dict = None
+    normalize: dict | None = None
     red_first: bool = True
-    test_config: dict = None
-    class_names: list = None
-    palette: list = None
+    test_config: dict | None = None
+    class_names: list | None = None
+    palette: list | None = None
 
 
-def read_checkpoint(path):
+def read_checkpoint(path: str) -> tuple[dict, dict]:
     """Returns ({name: array}, what else the file says) of a file of PyTorch, MindSpore, Paddle or safetensors.
 
     Raises:
@@ -71,11 +74,11 @@ def read_checkpoint(path):
         if not isinstance(content, dict):
             raise UserError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
         state = next((content[key] for key in _STATES if isinstance(content.get(key), dict)), content)
-        meta = content.get("meta") if isinstance(content.get("meta"), dict) else {}
+        meta = content.get("meta")
     elif path.endswith(".ckpt"):
-        state, meta = read_mindspore(path), {}
+        state, meta = read_mindspore(path), None
     elif path.endswith((".pdparams", ".safetensors")):
-        state, meta = read_weights(path), {}
+        state, meta = read_weights(path), None
     else:
         raise UserError(f"{path}: expected a file of PyTorch (.pth), MindSpore (.ckpt), Paddle (.pdparams) or .safetensors")
     arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
@@ -83,20 +86,22 @@ def read_checkpoint(path):
         raise UserError(f"{path} holds no tensors")
     if all(name.startswith("module.") for name in arrays):  # of PyTorch's DataParallel
         arrays = {name[len("module.") :]: array for name, array in arrays.items()}
-    return arrays, meta
+    return arrays, meta if isinstance(meta, dict) else {}
 
 
-def convert(path, model=None, set_options=lambda model: None, ignore=()):
+def convert(
+    path: str, model: dict | None = None, set_options: Callable[[dict], object] = lambda model: None, ignore: Sequence[str] = ()
+) -> Conversion:
     """Converts a whole network.
 
     Args:
-        path (str): the checkpoint.
-        model (dict|None): the mapping `model` of a configuration whose network the checkpoint is of; None finds it out.
-        set_options (function): changes the mapping that was found out.
+        path: the checkpoint.
+        model: the mapping `model` of a configuration whose network the checkpoint is of; None finds it out.
+        set_options: changes the mapping that was found out.
         ignore: beginnings of names that are left out.
 
     Returns:
-        Conversion.
+        What was found.
 
     Raises:
         UserError: a damaged or foreign file, tensors without a place, a parameter without a tensor, wrong shapes.
@@ -128,7 +133,7 @@ def convert(path, model=None, set_options=lambda model: None, ignore=()):
     )  # fmt: skip
 
 
-def convert_backbone(path, ignore=()):
+def convert_backbone(path: str, ignore: Sequence[str] = ()) -> Conversion:
     """Converts the weights of a backbone alone, from a classifier of images or from a whole network; else as `convert`."""
     arrays, _ = read_checkpoint(path)
     framework = _framework(path, arrays)
@@ -144,12 +149,12 @@ def convert_backbone(path, ignore=()):
     return Conversion(framework, backbone, weights, sources, left_out)
 
 
-def to_mmsegmentation(weights, counters=()):
+def to_mmsegmentation(weights: dict, counters: dict | None = None) -> dict:
     """Returns this package's weights {name: array} under mmsegmentation's names.
 
     Args:
-        weights (dict): of a PSPNet or PSANet with a backbone that mmsegmentation has.
-        counters (dict): num_batches_tracked by mmsegmentation's names, kept from a conversion.
+        weights: of a PSPNet or PSANet with a backbone that mmsegmentation has.
+        counters: num_batches_tracked by mmsegmentation's names, kept from a conversion.
 
     Raises:
         UserError: parameters that mmsegmentation's networks do not have.
@@ -165,15 +170,15 @@ def to_mmsegmentation(weights, counters=()):
     for own, name in source_names(weights, "mmsegmentation").items():
         order = channel_order(own, shapes, "mmsegmentation")
         converted[name] = weights[own] if order is None else weights[own][:, np.argsort(order)]
-    return {**converted, **dict(counters)}
+    return {**converted, **(counters or {})}
 
 
-def configuration(conversion, base):
+def configuration(conversion: Conversion, base: dict) -> dict:
     """Returns a configuration, as nested data, that evaluates a converted network as its framework does.
 
     Args:
-        conversion (Conversion): of a whole network.
-        base (dict): a configuration's data, whose data sets, test_config and schedule it takes.
+        conversion: of a whole network.
+        base: a configuration's data, whose data sets, test_config and schedule it takes.
     """
     data = copy.deepcopy(base)
     data["model"] = conversion.model

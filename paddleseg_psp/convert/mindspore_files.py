@@ -1,5 +1,7 @@
 """Reading MindSpore's `.ckpt` files without MindSpore: protocol buffers of named arrays."""
 
+from __future__ import annotations
+
 import binascii
 
 import numpy as np
@@ -47,7 +49,7 @@ def _message_class():
 Checkpoint = _message_class()
 
 
-def read_mindspore(path):
+def read_mindspore(path: str) -> dict:
     """Returns the dict {name: array} in a `.ckpt` file (bfloat16 as float32).
 
     Raises:
@@ -56,7 +58,7 @@ def read_mindspore(path):
     try:
         with open(path, "rb") as file:
             content = _checked(file.read())
-        chunks = {}
+        chunks: dict = {}
         for value in Checkpoint.FromString(content).value:
             chunks.setdefault(value.tag, []).append(value.tensor)  # a large tensor comes in parts
         if not chunks:

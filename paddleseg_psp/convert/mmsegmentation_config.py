@@ -1,14 +1,16 @@
 """What mmsegmentation's checkpoints say of their configuration: Python source, which is read and not run."""
 
+from __future__ import annotations
+
 import ast
 
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.models.backbones import STRIDES_AND_DILATIONS
 
 
-def read_config(text):
+def read_config(text: str | None) -> dict:
     """Returns the variables {name: value} that a resolved configuration sets to literals and calls of `dict`."""
-    values = {}
+    values: dict = {}
     try:
         statements = ast.parse(text or "").body
     except (SyntaxError, ValueError):
@@ -35,7 +37,7 @@ def _evaluate(node, names):
     return ast.literal_eval(node)
 
 
-def model_options(config):
+def model_options(config: dict) -> tuple[dict, dict]:
     """Returns (model, backbone): the options of this package's network that a configuration states.
 
     Raises:
@@ -61,7 +63,7 @@ def model_options(config):
     return model, options
 
 
-def preprocessing(config):
+def preprocessing(config: dict) -> tuple[list, list, bool] | None:
     """Returns (mean, std, red first) of images, in bytes' units, or None where the configuration is silent."""
     stated = (
         (config.get("model") or {}).get("data_preprocessor") or config.get("data_preprocessor") or config.get("img_norm_cfg")
@@ -71,7 +73,7 @@ def preprocessing(config):
     return stated["mean"], stated["std"], stated.get("bgr_to_rgb", stated.get("to_rgb", False))
 
 
-def test_options(config):
+def test_options(config: dict) -> dict:
     """Returns the mapping `test_config`: windows, as the configuration has them; {} for whole images."""
     stated = (config.get("model") or {}).get("test_cfg") or config.get("test_cfg") or {}
     if stated.get("mode") != "slide":

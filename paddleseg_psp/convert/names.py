@@ -1,6 +1,9 @@
 """What this package's parameters are called in other frameworks, and how their channels are ordered there."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -89,13 +92,13 @@ NOT_OF_THE_NETWORK = r"\.num_batches_tracked$|^(global_step|epoch_num|step_num|l
 NOT_OF_THE_BACKBONE = r"^(head\.)?(fc|classifier|out|end_point)\."
 
 
-def source_name(own, framework, is_norm=False):
+def source_name(own: str, framework: str, is_norm: bool = False) -> str:
     """Returns what a parameter of this package, by the network's full name, is called in a framework.
 
     Args:
-        own (str): such as "backbone.layer1.0.conv1.weight".
-        framework (str): see `find_framework`.
-        is_norm (bool): it belongs to a batch normalization.
+        own: such as "backbone.layer1.0.conv1.weight".
+        framework: see `find_framework`.
+        is_norm: it belongs to a batch normalization.
     """
     name = own
     for pattern, replacement in _RULES[framework]:
@@ -106,7 +109,7 @@ def source_name(own, framework, is_norm=False):
     return name
 
 
-def source_names(own_names, framework):
+def source_names(own_names: Iterable[str], framework: str) -> dict[str, str]:
     """Returns {this package's name: the framework's} for all parameters of a network."""
     norms = {name.rpartition(".")[0] for name in own_names if name.endswith("._mean")}
     return {name: source_name(name, framework, name.rpartition(".")[0] in norms) for name in own_names}
@@ -128,7 +131,7 @@ _MARKS = (  # a framework, and patterns that must all be found among the names
 )
 
 
-def find_framework(names):
+def find_framework(names: Collection[str]) -> str:
     """Returns the framework whose names these are.
 
     Raises:
@@ -143,7 +146,7 @@ def find_framework(names):
     )
 
 
-def channel_order(own, own_shapes, framework):
+def channel_order(own: str, own_shapes: dict, framework: str) -> np.ndarray | None:
     """Returns the framework's input channels in this package's order, or None where they are in the same one.
 
     Two convolutions have concatenated inputs: that after the pyramid (here the input, then the last level first; in the
@@ -152,14 +155,15 @@ def channel_order(own, own_shapes, framework):
     """
     if framework.startswith("paddle"):
         return None
-    channels = own_shapes[own][1] if len(own_shapes[own]) == 4 else None
     if own == "head.psp_module.conv_bn_relu2._conv.weight":
         levels = [
             shape[0] for name, shape in own_shapes.items() if re.search(r"psp_module\.stages\.\d+\.1\._conv\.weight", name)
         ]
+        channels = own_shapes[own][1]
         first = channels - sum(levels)
-        parts = np.split(np.arange(first, channels), np.cumsum(levels)[:-1])
+        parts = np.split(np.arange(first, channels), list(np.cumsum(levels)[:-1]))
         return np.concatenate([np.arange(first), *parts[::-1]])
     if own == "psa.proj._conv.weight" and "psa.reduce_p._conv.weight" in own_shapes:
+        channels = own_shapes[own][1]
         return np.roll(np.arange(channels), channels // 2)
     return None

@@ -1,6 +1,9 @@
 """Which network a file of weights belongs to, from the shapes of its tensors and what its framework always does."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
 from itertools import count
 
 from paddleseg_psp.errors import UserError
@@ -15,12 +18,12 @@ _HABITS = {
 }
 
 
-def describe_network(shape, framework):
+def describe_network(shape: Callable[[str], tuple | None], framework: str) -> dict:
     """Returns the mapping `model` of a configuration.
 
     Args:
-        shape (function): from a name of this package to the shape of the file's tensor, or None where it has none.
-        framework (str): see `names.find_framework`.
+        shape: from a name of this package to the shape of the file's tensor, or None where it has none.
+        framework: see `names.find_framework`.
 
     Raises:
         UserError: a network that this package does not have, or an option that tensors cannot tell.
@@ -87,7 +90,7 @@ def _attention(shape, framework):
     }
 
 
-def require_known(model, shape):
+def require_known(model: dict, shape: Callable[[str], tuple | None]) -> None:
     """Raises UserError where an option is still missing or contradicts the file's tensors."""
     if model["type"] == "PSPNet":
         levels = _how_many(lambda level: f"head.psp_module.stages.{level}.1._conv.weight", shape)
@@ -111,7 +114,7 @@ def _require_known_attention(model, positions):
         )
 
 
-def describe_backbone(shape, framework):
+def describe_backbone(shape: Callable[[str], tuple | None], framework: str) -> dict:
     """Returns the mapping `model.backbone` of a configuration.
 
     Raises:

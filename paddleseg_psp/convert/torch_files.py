@@ -4,6 +4,8 @@ The format is that of `torch.save`: a pickle whose tensors refer to storages, wh
 PyTorch 1.6, in the same stream.
 """
 
+from __future__ import annotations
+
 import io
 import pickle
 import zipfile
@@ -108,7 +110,7 @@ class _TorchUnpickler(pickle.Unpickler):
         raise UserError(f"it refers to {module}.{name}, which no file of weights needs: do not trust it")
 
 
-def read_torch(path):
+def read_torch(path: str) -> dict:
     """Returns what `torch.save` wrote into a file, tensors as arrays (bfloat16 as float32), foreign objects left out.
 
     Raises:
@@ -222,12 +224,12 @@ class _TorchPickler(pickle._Pickler):  # the one in Python, whose treatment of n
         self.memoize(item)
 
 
-def write_torch(path, weights, **content):
+def write_torch(path: str, weights: dict, **content: object) -> None:
     """Writes {"state_dict": weights, **content} as `torch.save` does (PyTorch 1.6 and later read it).
 
     Args:
-        path (str): of the file.
-        weights (dict): name -> array.
+        path: of the file.
+        weights: name -> array.
         content: what else to keep; plain values.
     """
     stored = OrderedDict(

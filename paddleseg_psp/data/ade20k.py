@@ -1,7 +1,11 @@
 """ADE20K as of the scene parsing challenge 2016, 150 classes."""
 
+from __future__ import annotations
+
 import glob
 import os
+
+import numpy as np
 
 from paddleseg_psp.data.paired import PairedDataset, require_folder, require_labels, require_mode
 from paddleseg_psp.errors import UserError
@@ -48,10 +52,10 @@ class ADE20K(PairedDataset):
         <dataset_root>/annotations/training/<name>.png
 
     Args:
-        transforms (list): transforms, see paddleseg.transforms.
-        dataset_root (str): the folder ADEChallengeData2016.
-        mode (str): "train" or "val".
-        cache (bool): hold everything in memory, decoded.
+        transforms: transforms, see paddleseg.transforms.
+        dataset_root: the folder ADEChallengeData2016.
+        mode: "train" or "val".
+        cache: hold everything in memory, decoded.
 
     Raises:
         UserError: a missing folder, no images, or an image without label.
@@ -61,7 +65,9 @@ class ADE20K(PairedDataset):
     CLASS_NAMES = CLASS_NAMES
     PALETTE = PALETTE
 
-    def __init__(self, transforms, dataset_root="data/ADEChallengeData2016", mode="train", cache=False):
+    def __init__(
+        self, transforms: list, dataset_root: str = "data/ADEChallengeData2016", mode: str = "train", cache: bool = False
+    ) -> None:
         require_mode(mode, tuple(_FOLDERS))
         self.dataset_root = dataset_root
         folder = os.path.join(dataset_root, "images", _FOLDERS[mode])
@@ -75,6 +81,6 @@ class ADE20K(PairedDataset):
         super().__init__(pairs, transforms, mode, cache)
 
     @staticmethod
-    def decode_label(label):
+    def decode_label(label: np.ndarray) -> np.ndarray:
         """Returns the classes 0 to 149 of a label [H, W] uint8, and 255 where it has 0."""
         return label - 1  # uint8: 0 becomes 255

@@ -1,10 +1,13 @@
 """Reading images and labels with every check that a wrong file should fail."""
 
+from __future__ import annotations
+
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import paddle
+from paddle.io import Dataset
 from paddleseg.utils import logger
 from PIL import Image
 from tqdm import tqdm
@@ -24,13 +27,13 @@ class CheckedDataset(paddle.io.Dataset):
     Args:
         dataset: has `file_list` of (image, label) paths, `transforms` (a paddleseg Compose), `mode`, `num_classes` and
             `ignore_index`, as all data sets of paddleseg do; `decode_label` and `cache` as in `PairedDataset`.
-        hold (bool): hold everything in memory if the data set says so; it is read once and kept in the data set.
+        hold: hold everything in memory if the data set says so; it is read once and kept in the data set.
 
     Raises (on reading a sample, or at once where everything is held in memory):
         UserError: names the file and what is wrong with it.
     """
 
-    def __init__(self, dataset, hold=True):
+    def __init__(self, dataset: Dataset, hold: bool = True) -> None:
         self.file_list = dataset.file_list
         self.transforms = dataset.transforms
         self.training = dataset.mode not in ("val", "test")
@@ -44,14 +47,14 @@ class CheckedDataset(paddle.io.Dataset):
                 dataset.held = self._read_all()
             self._held = dataset.held
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.file_list)
 
-    def files(self, index):
+    def files(self, index: int) -> str:
         """Returns what to call a sample in messages."""
         return " and ".join(self.file_list[index])
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict:
         image, label = self.read(index) if self._held is None else self._held[index]
         if not (self.training and getattr(self.transforms, "takes_bytes", False)):
             image = image.astype("float32")
@@ -61,7 +64,7 @@ class CheckedDataset(paddle.io.Dataset):
         sample = self.transforms({"img": image, "gt_fields": []})
         return {"img": sample["img"], "label": label, "trans_info": sample["trans_info"]}
 
-    def read(self, index):
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns an image [H, W, C] (or [H, W]) as it is in its file, blue first, and its classes [H, W]."""
         image_path, label_path = self.file_list[index]
         image = read_image(image_path, self.transforms.img_channels)
@@ -73,7 +76,7 @@ class CheckedDataset(paddle.io.Dataset):
             )
         return image, label
 
-    def read_label(self, index):
+    def read_label(self, index: int) -> np.ndarray:
         """Returns the classes [H, W] of a label, uint8 or, where its file has more bits, uint16."""
         path = self.file_list[index][1]
         try:
@@ -109,7 +112,7 @@ def _values(label):
     return np.nonzero(cv2.calcHist([label], [0], None, [256], [0, 256]).ravel())[0].astype(np.uint8)
 
 
-def read_image(path, channels=3):
+def read_image(path: str, channels: int = 3) -> np.ndarray:
     """Returns the image in a file.
 
     Three channels give [H, W, 3] uint8 (blue, green, red), one gives [H, W] uint8 (grey), and any other number [H, W, C] as it

@@ -1,5 +1,7 @@
 """Cityscapes, its classes and its official label table."""
 
+from __future__ import annotations
+
 import glob
 import os
 
@@ -34,10 +36,10 @@ class Cityscapes(PairedDataset):
         <dataset_root>/gtFine/<mode>/<city>/<name>_gtFine_labelTrainIds.png
 
     Args:
-        transforms (list): transforms, see paddleseg.transforms.
-        dataset_root (str): the folder.
-        mode (str): "train", "val", or "test", which needs no labels.
-        cache (bool): hold everything in memory, decoded.
+        transforms: transforms, see paddleseg.transforms.
+        dataset_root: the folder.
+        mode: "train", "val", or "test", which needs no labels.
+        cache: hold everything in memory, decoded.
 
     Raises:
         UserError: a missing folder, no images, or an image without label.
@@ -47,7 +49,7 @@ class Cityscapes(PairedDataset):
     CLASS_NAMES = CLASS_NAMES
     PALETTE = PALETTE
 
-    def __init__(self, transforms, dataset_root, mode="train", cache=False):
+    def __init__(self, transforms: list, dataset_root: str, mode: str = "train", cache: bool = False) -> None:
         require_mode(mode, ("train", "val", "test"))
         self.dataset_root = dataset_root
         folder = os.path.join(dataset_root, "leftImg8bit", mode)

@@ -1,15 +1,18 @@
 """Weights of classes in a loss, from how often the classes occur."""
 
+from __future__ import annotations
+
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from paddle.io import Dataset
 from paddleseg.utils import logger
 from tqdm import tqdm
 
 from paddleseg_psp.data.checked import CheckedDataset
 
 
-def count_classes(dataset):
+def count_classes(dataset: Dataset) -> np.ndarray:
     """Counts the pixels of each class in all labels of a data set.
 
     Returns:
@@ -29,7 +32,7 @@ def count_classes(dataset):
         return np.stack(list(tqdm(readers.map(count, range(len(checked))), total=len(checked), disable=None)))
 
 
-def median_frequency(counts):
+def median_frequency(counts: np.ndarray) -> np.ndarray:
     """Returns the median of the classes' frequencies over each class's; 1 for classes that never occur.
 
     A class's frequency is its share of the pixels of the images that have it (Eigen and Fergus, Predicting Depth, Surface
@@ -40,7 +43,7 @@ def median_frequency(counts):
     return np.nan_to_num(np.nanmedian(frequency) / frequency, nan=1.0)
 
 
-def inverse_log(counts):
+def inverse_log(counts: np.ndarray) -> np.ndarray:
     """Returns 1 / ln(1.02 + share of all pixels) of each class (Paszke et al., ENet, 2016, section 5.2)."""
     return 1 / np.log(1.02 + counts.sum(0) / counts.sum())
 

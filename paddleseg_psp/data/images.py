@@ -1,7 +1,10 @@
 """Which images an argument means, and how to call what is made of them."""
 
+from __future__ import annotations
+
 import os
 from collections import Counter
+from collections.abc import Sequence
 
 from paddleseg_psp.data.paired import read_list
 from paddleseg_psp.errors import UserError
@@ -9,7 +12,7 @@ from paddleseg_psp.errors import UserError
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
-def find_images(path):
+def find_images(path: str | None) -> tuple[list[str], str]:
     """Returns the images that --image_path means, sorted, and the folder that they are named from.
 
     It is one image, a folder, or a text file that lists images, one a line, relative to its own folder; what follows a tab, or
@@ -46,7 +49,7 @@ def _listed(folder, line):
     return whole if os.path.isfile(whole) or not line.split() else os.path.join(folder, line.split()[0])
 
 
-def output_names(images, folder):
+def output_names(images: Sequence[str], folder: str) -> list[str]:
     """Returns a name without ending for what is made of each image: its path below the folder.
 
     Where an image is elsewhere, the folder that all images share is taken instead. Where two differ by their ending alone, they

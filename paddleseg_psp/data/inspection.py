@@ -1,14 +1,18 @@
 """Looking for what is wrong with a data set before it is trained on."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
 import cv2
 import numpy as np
+from paddle.io import Dataset
 from PIL import Image
 
 from paddleseg_psp.data.checked import CheckedDataset
@@ -25,26 +29,26 @@ class Inspection:
     """What was found in a data set.
 
     Attributes:
-        errors, warnings (list of str): each names its file.
-        counts (array): int64 [images, classes], the pixels of each class in each label that could be read.
-        ignored (int): ignored pixels.
-        digests (dict): for each digest of an image's pixels the files that have them.
+        errors, warnings: each names its file.
+        counts: int64 [images, classes], the pixels of each class in each label that could be read.
+        ignored: ignored pixels.
+        digests: for each digest of an image's pixels the files that have them.
     """
 
     errors: list = field(default_factory=list)
     warnings: list = field(default_factory=list)
-    counts: np.ndarray = None
+    counts: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     ignored: int = 0
     digests: dict = field(default_factory=lambda: defaultdict(list))
 
 
-def inspect(dataset, processes=1, indices=None):
+def inspect(dataset: Dataset, processes: int = 1, indices: Sequence[int] | None = None) -> Inspection:
     """Reads images and labels and returns an Inspection.
 
     Args:
         dataset: a data set of paddleseg or this package, with labels.
-        processes (int): how many read.
-        indices (sequence of int|None): the samples to look at; None looks at all.
+        processes: how many read.
+        indices: the samples to look at; None looks at all.
     """
     indices = range(len(dataset.file_list)) if indices is None else indices
     found, counts = Inspection(), []
@@ -135,7 +139,7 @@ def _inspect_classes(found, num_classes, ignore_index):
         found.warnings.append(f"{len(absent)} of {num_classes} classes occur in no label: {', '.join(map(str, absent))}")
 
 
-def compare(train, val):
+def compare(train: Inspection, val: Inspection) -> tuple[list[str], list[str]]:
     """Returns (errors, warnings) about two Inspections, of the training and the validation data set."""
     errors = [
         f"the image {files[0]} of the validation set is the same picture as {train.digests[digest][0]} of the training set"
@@ -147,7 +151,7 @@ def compare(train, val):
     return errors, warnings
 
 
-def quick_check(dataset, samples=8):
+def quick_check(dataset: Dataset, samples: int = 8) -> None:
     """Reads the first, the last and some samples in between.
 
     Raises:
@@ -159,7 +163,7 @@ def quick_check(dataset, samples=8):
         checked.read(index)
 
 
-def as_trained(dataset, count, seed=0):
+def as_trained(dataset: Dataset, count: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns `count` samples as the network gets them: (image [H, W, 3] uint8, blue first, label [H, W] uint8) pairs.
 
     Each image is scaled to the range of its own values, which undoes any normalization for the eye.

@@ -1,6 +1,9 @@
 """Data sets of one's own, by lists of files."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Sequence
 
 from paddleseg_psp.data.paired import PairedDataset, read_list, require_folder, require_labels, require_mode
 from paddleseg_psp.errors import UserError
@@ -15,16 +18,16 @@ class Dataset(PairedDataset):
     `separator` does, where it leaves two paths of files that exist.
 
     Args:
-        transforms (list): transforms, see paddleseg.transforms.
-        dataset_root (str): the folder.
-        num_classes (int): classes; label values are 0 to num_classes - 1, or ignore_index.
-        mode (str): "train", "val" or "test", which needs no labels.
-        train_path, val_path, test_path (str): the list of each mode.
-        separator (str): between an image and its label.
-        ignore_index (int): the label value that counts for nothing.
-        img_channels (int): of the images; 1 reads grey, 3 colour, any other number files with so many channels (TIFF, .npy).
+        transforms: transforms, see paddleseg.transforms.
+        dataset_root: the folder.
+        num_classes: classes; label values are 0 to num_classes - 1, or ignore_index.
+        mode: "train", "val" or "test", which needs no labels.
+        train_path, val_path, test_path: the list of each mode.
+        separator: between an image and its label.
+        ignore_index: the label value that counts for nothing.
+        img_channels: of the images; 1 reads grey, 3 colour, any other number files with so many channels (TIFF, .npy).
         class_names, palette: a name, and a (red, green, blue) colour, for each class.
-        cache (bool): hold everything in memory, decoded.
+        cache: hold everything in memory, decoded.
 
     Raises:
         UserError: a missing file or folder, a line that does not name two files, names or colours that are not one a class.
@@ -32,20 +35,20 @@ class Dataset(PairedDataset):
 
     def __init__(
         self,
-        transforms,
-        dataset_root,
-        num_classes,
-        mode="train",
-        train_path=None,
-        val_path=None,
-        test_path=None,
-        separator=" ",
-        ignore_index=255,
-        img_channels=3,
-        class_names=None,
-        palette=None,
-        cache=False,
-    ):
+        transforms: list,
+        dataset_root: str,
+        num_classes: int,
+        mode: str = "train",
+        train_path: str | None = None,
+        val_path: str | None = None,
+        test_path: str | None = None,
+        separator: str = " ",
+        ignore_index: int = 255,
+        img_channels: int = 3,
+        class_names: Sequence[str] | None = None,
+        palette: Sequence[Sequence[int]] | None = None,
+        cache: bool = False,
+    ) -> None:
         require_mode(mode, ("train", "val", "test"))
         require_folder(dataset_root, "the images")
         path = {"train": train_path, "val": val_path, "test": test_path}[mode]

@@ -5,14 +5,18 @@ sample travels through the loader like any other, and is raised where the batch 
 thread either.
 """
 
+from __future__ import annotations
+
 import gc
 import multiprocessing
 import shutil
 import signal
 import traceback
+from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
 import paddle
+from paddle.io import Dataset
 from paddle.io.dataloader.collate import default_collate_fn
 from paddleseg.utils import logger
 
@@ -24,14 +28,14 @@ _SECONDS_AFTER_SIGTERM = 30
 _SECONDS_TO_STOP = 10  # which a process needs only where it hangs in reading
 
 
-def load_batches(dataset, batches, num_workers=0):
+def load_batches(dataset: Dataset, batches: Iterable[Sequence], num_workers: int = 0) -> Generator[dict, None, None]:
     """Yields the batches asked for, dicts of tensors, in order. Close it (`contextlib.closing`) to end its processes early.
 
     Args:
         dataset: has `dataset[key]`, a dict of arrays, and `dataset.files(key)`, what to call it in messages. trans_info
             in it comes as it is, in a list of each sample's.
         batches: the list of keys of each batch; iterating it again gives the same.
-        num_workers (int): processes that read; 0 reads each batch when it is asked for.
+        num_workers: processes that read; 0 reads each batch when it is asked for.
 
     Raises:
         UserError: from the data set, as it was raised there; or a reading process died.

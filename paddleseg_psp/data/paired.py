@@ -1,7 +1,11 @@
 """What data sets of images and labels in files have in common."""
 
-import os
+from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
+import numpy as np
 from paddleseg.datasets import Dataset as PaddleSegDataset
 
 from paddleseg_psp.data.transforms import Pipeline
@@ -13,18 +17,18 @@ class PairedDataset(PaddleSegDataset):
 
     Args:
         pairs: (image, label) paths; the label is None where there is none.
-        transforms (list): transforms, see paddleseg.transforms.
-        mode (str): "val" and "test" leave labels as they are; any other is training.
-        cache (bool): hold all images and labels in memory, decoded.
+        transforms: transforms, see paddleseg.transforms.
+        mode: "val" and "test" leave labels as they are; any other is training.
+        cache: hold all images and labels in memory, decoded.
     """
 
-    NUM_CLASSES = None
+    NUM_CLASSES: int | None = None
     IGNORE_INDEX = 255
     IMG_CHANNELS = 3
-    CLASS_NAMES = None
-    PALETTE = None
+    CLASS_NAMES: Sequence[str] | None = None
+    PALETTE: Sequence[Sequence[int]] | None = None
 
-    def __init__(self, pairs, transforms, mode, cache=False):
+    def __init__(self, pairs: Sequence[Sequence[str | None]], transforms: list, mode: str, cache: bool = False) -> None:
         self.file_list = [list(pair) for pair in pairs]
         self.transforms = Pipeline(transforms, self.IMG_CHANNELS)
         self.mode = mode
@@ -34,24 +38,24 @@ class PairedDataset(PaddleSegDataset):
         self.edge = False
 
     @staticmethod
-    def decode_label(label):
+    def decode_label(label: np.ndarray) -> np.ndarray:
         """Returns the classes that a label's values [H, W] mean."""
         return label
 
 
-def require_mode(mode, allowed):
+def require_mode(mode: str, allowed: Sequence[str]) -> None:
     """Raises UserError for a mode that a data set does not have."""
     if mode not in allowed:
         raise UserError(f"mode must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {mode!r}")
 
 
-def require_folder(folder, name):
+def require_folder(folder: str, name: str) -> None:
     """Raises UserError if a data set's folder is not there."""
     if not os.path.isdir(folder):
         raise UserError(f"there is no folder {folder}; put {name} there (docs/data.md), or set dataset_root to where it is")
 
 
-def require_labels(pairs, advice):
+def require_labels(pairs: Sequence[Sequence[str]], advice: str) -> None:
     """Raises UserError if an image has no label."""
     missing = [pair for pair in pairs if not os.path.isfile(pair[1])]
     if missing:
@@ -59,7 +63,7 @@ def require_labels(pairs, advice):
         raise UserError(f"{len(missing)} of {len(pairs)} images have no label, e.g. {image} needs {label}; {advice}")
 
 
-def read_list(path):
+def read_list(path: str) -> list[str]:
     """Returns the lines of a text file, without empty ones.
 
     Raises:

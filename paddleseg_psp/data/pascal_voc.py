@@ -1,5 +1,7 @@
 """PASCAL VOC 2012 with the additional labels of SBD (Hariharan et al., Semantic Contours from Inverse Detectors, 2011)."""
 
+from __future__ import annotations
+
 import os
 
 from paddleseg.utils.visualize import get_color_map_list
@@ -25,10 +27,10 @@ class PascalVOC(PairedDataset):
         <dataset_root>/VOC2012/ImageSets/Segmentation/<mode>.txt
 
     Args:
-        transforms (list): transforms, see paddleseg.transforms.
-        dataset_root (str): the folder VOCdevkit.
-        mode (str): "train" (1,464 images), "trainval" (2,913), "trainaug" (10,582: train, then what SBD adds) or "val" (1,449).
-        cache (bool): hold everything in memory, decoded.
+        transforms: transforms, see paddleseg.transforms.
+        dataset_root: the folder VOCdevkit.
+        mode: "train" (1,464 images), "trainval" (2,913), "trainaug" (10,582: train, then what SBD adds) or "val" (1,449).
+        cache: hold everything in memory, decoded.
 
     Raises:
         UserError: a missing folder or list, or an image without label.
@@ -38,7 +40,9 @@ class PascalVOC(PairedDataset):
     CLASS_NAMES = CLASS_NAMES
     PALETTE = PALETTE
 
-    def __init__(self, transforms, dataset_root="data/VOCdevkit", mode="train", cache=False):
+    def __init__(
+        self, transforms: list, dataset_root: str = "data/VOCdevkit", mode: str = "train", cache: bool = False
+    ) -> None:
         require_mode(mode, ("train", "trainval", "trainaug", "val"))
         self.dataset_root = dataset_root
         root = os.path.join(dataset_root, "VOC2012")

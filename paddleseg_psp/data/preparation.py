@@ -1,6 +1,9 @@
 """Making label files in many processes: each whole or not there, those that are there already kept."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
@@ -13,18 +16,20 @@ from paddleseg_psp.files import atomic_path
 from paddleseg_psp.progress import track
 
 
-def make_labels(tasks, read, allowed, processes, palette=None):
+def make_labels(
+    tasks: Sequence, read: Callable, allowed: Sequence[int], processes: int, palette: Sequence[Sequence[int]] | None = None
+) -> int:
     """Writes a label PNG for each task and verifies it; goes on where an earlier call was interrupted.
 
     Args:
         tasks: (source, target) paths.
         read: a function of a module that gives the classes [H, W] uint8 of a source; it may raise any exception.
         allowed: the values that labels may have.
-        processes (int): how many work at once.
+        processes: how many work at once.
         palette: uint8 [256, 3] (red, green, blue) to store with the classes, or None.
 
     Returns:
-        int: labels written; the others were there and right.
+        Labels written; the others were there and right.
 
     Raises:
         UserError: names the first source that cannot be read, or has values that are not allowed, and how many there are.
@@ -71,7 +76,7 @@ def _is_whole(path, allowed):
     return label.ndim == 2 and label.dtype == np.uint8 and bool(allowed[label].all())
 
 
-def write_lines(path, lines):
+def write_lines(path: str, lines: Iterable[str]) -> None:
     """Writes a text file, whole or not at all."""
     with atomic_path(os.path.abspath(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in lines)

@@ -1,5 +1,9 @@
 """Transforms of semseg's and mmsegmentation's recipes that paddleseg lacks; rotation and blurring are in `transforms`."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -11,16 +15,22 @@ class PhotoMetricDistortion:
     """Changes brightness, contrast, saturation and hue as mmsegmentation does: each half the time, contrast second or last.
 
     Args:
-        brightness_delta (float): the largest value added.
+        brightness_delta: the largest value added.
         contrast_range, saturation_range: of the factors.
-        hue_delta (int): the largest turn of the hue, in steps of two degrees.
+        hue_delta: the largest turn of the hue, in steps of two degrees.
     """
 
-    def __init__(self, brightness_delta=32, contrast_range=(0.5, 1.5), saturation_range=(0.5, 1.5), hue_delta=18):
+    def __init__(
+        self,
+        brightness_delta: float = 32,
+        contrast_range: Sequence[float] = (0.5, 1.5),
+        saturation_range: Sequence[float] = (0.5, 1.5),
+        hue_delta: int = 18,
+    ) -> None:
         self.brightness_delta, self.hue_delta = brightness_delta, hue_delta
         self.contrast_range, self.saturation_range = contrast_range, saturation_range
 
-    def __call__(self, data):
+    def __call__(self, data: dict) -> dict:
         image = data["img"] if data["img"].dtype == np.uint8 else np.rint(data["img"]).astype(np.uint8)
         if _by_chance():
             image = _linear(image, 1, np.random.uniform(-self.brightness_delta, self.brightness_delta))
@@ -66,13 +76,13 @@ class PadShortSides:
     Args:
         size: (width, height).
         im_padding_value: of the padding; one number, or one for each channel (red, green, blue).
-        label_padding_value (int): of the label's.
+        label_padding_value: of the label's.
     """
 
-    def __init__(self, size, im_padding_value=127.5, label_padding_value=255):
+    def __init__(self, size: Sequence[int], im_padding_value: float = 127.5, label_padding_value: int = 255) -> None:
         self.size, self.im_padding_value, self.label_padding_value = size, im_padding_value, label_padding_value
 
-    def __call__(self, data):
+    def __call__(self, data: dict) -> dict:
         size = data["img"].shape[:2]
         missing = [max(wanted - side, 0) for wanted, side in zip(self.size[::-1], size)]
         if not any(missing):
@@ -91,5 +101,5 @@ class PadShortSides:
 class SwapRedAndBlue:
     """Gives an image's channels as blue, green, red, for networks that were trained so (Caffe's)."""
 
-    def __call__(self, data):
+    def __call__(self, data: dict) -> dict:
         return {**data, "img": np.ascontiguousarray(data["img"][..., ::-1])}

@@ -1,26 +1,30 @@
 """Dividing a data set so that every part has its share of every class."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 
 
-def stratified_split(presence, shares, seed=0):
+def stratified_split(presence: np.ndarray, shares: Sequence[float], seed: int = 0) -> np.ndarray:
     """Divides images by iterative stratification.
 
     The images of the class with the fewest left are given out first, each to the part that lacks most of that class (Sechidis
     et al., On the Stratification of Multi-Label Data, 2011, algorithm 1).
 
     Args:
-        presence (array): bool [images, classes], which classes an image has.
-        shares (sequence of float): of each part; they are scaled to a sum of 1.
-        seed (int): of the order in which images are given out.
+        presence: bool [images, classes], which classes an image has.
+        shares: of each part; they are scaled to a sum of 1.
+        seed: of the order in which images are given out.
 
     Returns:
         int array [images]: the part of each image.
     """
     numbers = np.random.default_rng(seed)
-    presence, shares = np.asarray(presence, bool), np.asarray(shares, float) / sum(shares)
+    presence, of_parts = np.asarray(presence, bool), np.asarray(shares, float) / sum(shares)
     parts = np.full(len(presence), -1)
-    wanted, wanted_of_class = shares * len(presence), shares[:, None] * presence.sum(0)
+    wanted, wanted_of_class = of_parts * len(presence), of_parts[:, None] * presence.sum(0)
     order = numbers.permutation(len(presence))
     while (parts < 0).any():
         left = order[parts[order] < 0]

@@ -4,7 +4,10 @@ Images are scaled, rotated and cropped in one step, of which only the crop is co
 normalized.
 """
 
+from __future__ import annotations
+
 import random
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -24,21 +27,21 @@ class RandomPaddingCrop:
     Args:
         crop_size: (width, height).
         im_padding_value: of the padding; one number, or one for each channel (red, green, blue).
-        label_padding_value (int): of the padding.
-        category_max_ratio (float): crops again, up to loop_times, where one class has this share of the pixels or more.
-        ignore_index (int): the label value that does not count.
-        loop_times (int): attempts.
+        label_padding_value: of the padding.
+        category_max_ratio: crops again, up to loop_times, where one class has this share of the pixels or more.
+        ignore_index: the label value that does not count.
+        loop_times: attempts.
     """
 
     def __init__(
         self,
-        crop_size=(512, 512),
-        im_padding_value=127.5,
-        label_padding_value=255,
-        category_max_ratio=1.0,
-        ignore_index=255,
-        loop_times=10,
-    ):
+        crop_size: Sequence[int] = (512, 512),
+        im_padding_value: float = 127.5,
+        label_padding_value: int = 255,
+        category_max_ratio: float = 1.0,
+        ignore_index: int = 255,
+        loop_times: int = 10,
+    ) -> None:
         if len(crop_size) != 2 or min(crop_size) < 1:
             raise ValueError(f"crop_size must be a width and a height, not {crop_size}")
         if not 0 < category_max_ratio <= 1 or loop_times < 1:
@@ -47,10 +50,10 @@ class RandomPaddingCrop:
         self.im_padding_value, self.label_padding_value = im_padding_value, label_padding_value
         self.category_max_ratio, self.ignore_index, self.loop_times = category_max_ratio, ignore_index, loop_times
 
-    def __call__(self, data):
+    def __call__(self, data: dict) -> dict:
         return self.scaled(data, data["img"].shape[:2])
 
-    def scaled(self, data, size, angle=0.0):
+    def scaled(self, data: dict, size: tuple[int, int], angle: float = 0.0) -> dict:
         """Crops as if everything had been scaled to a size (height, width), then rotated by an angle in degrees, before."""
         label = data.get("label")
         for _ in range(self.loop_times):
@@ -113,19 +116,21 @@ class RandomRotate:
     paddleseg's RandomRotation always rotates, and enlarges them.
 
     Args:
-        prob (float): how often.
-        max_rotation (float): the largest angle, in degrees, either way.
+        prob: how often.
+        max_rotation: the largest angle, in degrees, either way.
         im_padding_value: of what comes in at the corners; one number, or one for each channel (red, green, blue).
-        label_padding_value (int): of the label there.
+        label_padding_value: of the label there.
     """
 
-    def __init__(self, prob=0.5, max_rotation=10, im_padding_value=127.5, label_padding_value=255):
+    def __init__(
+        self, prob: float = 0.5, max_rotation: float = 10, im_padding_value: float = 127.5, label_padding_value: int = 255
+    ) -> None:
         if not 0 <= prob <= 1 or not 0 < max_rotation <= 180:
             raise ValueError("prob must be from 0 to 1, and max_rotation above 0 and at most 180 degrees")
         self.prob, self.max_rotation = prob, max_rotation
         self.im_padding_value, self.label_padding_value = im_padding_value, label_padding_value
 
-    def __call__(self, data):
+    def __call__(self, data: dict) -> dict:
         angle = self.draw()
         if not angle:
             return data
@@ -136,7 +141,7 @@ class RandomRotate:
         }
         return {**data, "img": _warp(data["img"], matrix, (width, height), False, self.im_padding_value), **fields}
 
-    def draw(self):
+    def draw(self) -> float:
         """Returns an angle in degrees, 0 for no rotation."""
         return np.random.uniform(-self.max_rotation, self.max_rotation) if np.random.uniform() < self.prob else 0.0
 
@@ -146,16 +151,16 @@ class RandomGaussianBlur:
     """Blurs an image with a kernel of one size, as semseg does; paddleseg's RandomBlur draws the size.
 
     Args:
-        prob (float): how often.
-        kernel_size (int): odd.
+        prob: how often.
+        kernel_size: odd.
     """
 
-    def __init__(self, prob=0.5, kernel_size=5):
+    def __init__(self, prob: float = 0.5, kernel_size: int = 5) -> None:
         if not 0 <= prob <= 1 or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError("prob must be from 0 to 1, and kernel_size odd")
         self.prob, self.kernel_size = prob, kernel_size
 
-    def __call__(self, data):
+    def __call__(self, data: dict) -> dict:
         if np.random.uniform() < self.prob:
             return {**data, "img": cv2.GaussianBlur(data["img"], (self.kernel_size, self.kernel_size), 0)}
         return data
@@ -168,7 +173,7 @@ class RandomDistort(T.RandomDistort):
     Arguments as there. From the same random numbers it makes the same picture, to rounding.
     """
 
-    def __call__(self, data):
+    def __call__(self, data: dict) -> dict:
         image = data["img"]
         if image.dtype != np.uint8 or image.ndim != 3:
             return super().__call__(data)
@@ -253,7 +258,7 @@ class Pipeline(T.Compose):
         takes_bytes (bool): whether training images may be uint8.
     """
 
-    def __init__(self, transforms, img_channels=3):
+    def __init__(self, transforms: Sequence[Callable[[dict], dict]], img_channels: int = 3) -> None:
         super().__init__(_with_scaled_crops(transforms), img_channels=img_channels)
         *before, last = self.transforms or [None]
         self.takes_bytes = (
@@ -266,7 +271,7 @@ class Pipeline(T.Compose):
             values = np.repeat(np.arange(256, dtype=np.uint8)[:, np.newaxis, np.newaxis], 3, axis=2)
             self._normalized = functional.normalize(values, last.mean, last.std).astype(np.float32)  # of each byte and channel
 
-    def __call__(self, data):
+    def __call__(self, data: dict) -> dict:
         if not (self.takes_bytes and isinstance(data["img"], np.ndarray) and data["img"].dtype == np.uint8):
             return super().__call__(data)
         data = {"trans_info": [], **data, "img": cv2.cvtColor(data["img"], cv2.COLOR_BGR2RGB)}

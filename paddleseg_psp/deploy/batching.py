@@ -1,9 +1,12 @@
 """Images that come at the same time, run together."""
 
+from __future__ import annotations
+
 import queue
 import threading
 import time
 from collections import namedtuple
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import numpy as np
@@ -15,29 +18,32 @@ class Batcher:
     """Runs prepared images in one thread, those of one size that came meanwhile as one batch.
 
     Args:
-        run (function): takes a batch [N, C, H, W] and returns an output for each image; see `Predictor.run`.
-        max_batch (int): images run together.
-        max_wait (float): seconds that the first image waits for others while nothing else runs.
-        observe (function): called with the size of each batch.
+        run: takes a batch [N, C, H, W] and returns an output for each image; see `Predictor.run`.
+        max_batch: images run together.
+        max_wait: seconds that the first image waits for others while nothing else runs.
+        observe: called with the size of each batch.
     """
 
-    def __init__(self, run, max_batch=8, max_wait=0.005, observe=lambda size: None):
+    def __init__(
+        self, run: Callable, max_batch: int = 8, max_wait: float = 0.005, observe: Callable = lambda size: None
+    ) -> None:
         self._run, self._max_batch, self._max_wait, self._observe = run, max_batch, max_wait, observe
-        self._queue, self._waiting = queue.Queue(), []
+        self._queue: queue.Queue = queue.Queue()
+        self._waiting: list[_Request] = []
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def submit(self, array):
+    def submit(self, array: np.ndarray) -> Future:
         """Returns the Future of the output for a prepared image [C, H, W]."""
-        future = Future()
+        future: Future = Future()
         self._queue.put(_Request(array, future, time.monotonic()))
         return future
 
-    def is_alive(self):
+    def is_alive(self) -> bool:
         """Returns whether images are run."""
         return self._thread.is_alive()
 
-    def close(self):
+    def close(self) -> None:
         """Runs what was submitted and ends."""
         self._queue.put(None)
         self._thread.join()

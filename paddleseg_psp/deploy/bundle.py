@@ -1,16 +1,21 @@
 """Writing the bundle: the graph, its parameters, deploy.yaml, which says how to use them, and a model card."""
 
+from __future__ import annotations
+
 import os
 import shutil
+from collections.abc import Sequence
 
+import numpy as np
 import paddle
 import yaml
+from paddle import nn
 
 from paddleseg_psp.deploy.card import write_card
 from paddleseg_psp.deploy.graph import OUTPUT_OPS, with_half_weights, write_graph, write_onnx
 from paddleseg_psp.deploy.predictor import has_operators
 from paddleseg_psp.deploy.quantization import INT8
-from paddleseg_psp.deploy.verify import verify_bundle
+from paddleseg_psp.deploy.verify import Comparison, verify_bundle
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import require_writable
 from paddleseg_psp.models.cost import multiply_adds
@@ -24,20 +29,20 @@ FILES = ("model.json", "model.pdmodel", "model.pdiparams", ONNX, INT8, OPERATORS
 
 
 def export_bundle(
-    model,
-    save_dir,
-    transforms=(),
-    input_shape=DYNAMIC_SHAPE,
-    output_op="argmax",
-    palette=None,
-    class_names=None,
-    ignore_index=255,
-    onnx=False,
-    half_weights=False,
-    verify=True,
-    images=(),
-    metrics=None,
-):
+    model: nn.Layer,
+    save_dir: str,
+    transforms: Sequence[dict] = (),
+    input_shape: Sequence[int | None] = DYNAMIC_SHAPE,
+    output_op: str = "argmax",
+    palette: Sequence[Sequence[int]] | None = None,
+    class_names: Sequence[str] | None = None,
+    ignore_index: int = 255,
+    onnx: bool = False,
+    half_weights: bool = False,
+    verify: bool = True,
+    images: Sequence[np.ndarray] = (),
+    metrics: dict | None = None,
+) -> list[Comparison]:
     """Writes a network as a bundle, after checking that it computes what the network computes.
 
     The bundle has model.json and model.pdiparams, deploy.yaml, MODEL_CARD.md, with `onnx` model.onnx, and for
@@ -45,22 +50,22 @@ def export_bundle(
     stays.
 
     Args:
-        model (Layer): the network; it is left in evaluation mode.
-        save_dir (str): folder for the bundle.
-        transforms (list of dict): what an image goes through first, as in a configuration.
+        model: the network; it is left in evaluation mode.
+        save_dir: folder for the bundle.
+        transforms: what an image goes through first, as in a configuration.
         input_shape: (N, C, H, W), -1 for what may vary.
-        output_op (str): "argmax" gives classes [N, H, W] int32, "softmax" probabilities and "none" logits
+        output_op: "argmax" gives classes [N, H, W] int32, "softmax" probabilities and "none" logits
             [N, num_classes, H, W] float32.
         palette, class_names: a (red, green, blue) colour, and a name, for each class.
-        ignore_index (int): the label value that counts for nothing.
-        onnx (bool): write model.onnx too.
-        half_weights (bool): keep weights as float16, in half the space; the network of the rounded weights is what is verified.
-        verify (bool): run the bundle and the network, see `verify_bundle`.
+        ignore_index: the label value that counts for nothing.
+        onnx: write model.onnx too.
+        half_weights: keep weights as float16, in half the space; the network of the rounded weights is what is verified.
+        verify: run the bundle and the network, see `verify_bundle`.
         images: paths or arrays [H, W, C] to verify with, besides made-up inputs.
-        metrics (dict|None): name and value, for the model card.
+        metrics: name and value, for the model card.
 
     Returns:
-        list: the comparisons of `verify_bundle`.
+        The comparisons of `verify_bundle`.
 
     Raises:
         UserError: no place to write, results that differ from the network's, or an attention that needs a fixed input_shape.

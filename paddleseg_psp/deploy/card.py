@@ -1,8 +1,13 @@
 """The model card of a bundle."""
 
-import paddle
+from __future__ import annotations
 
-from paddleseg_psp.deploy.verify import summary
+from collections.abc import Sequence
+
+import paddle
+from paddle import nn
+
+from paddleseg_psp.deploy.verify import Comparison, summary
 
 _OUTPUTS = {
     "argmax": "classes [N, H, W] int32",
@@ -11,15 +16,15 @@ _OUTPUTS = {
 }
 
 
-def write_card(path, model, description, comparisons, metrics):
+def write_card(path: str, model: nn.Layer, description: dict, comparisons: Sequence[Comparison], metrics: dict | None) -> None:
     """Writes what a bundle's user should know, as Markdown.
 
     Args:
-        path (str): the file.
-        model (Layer): the network.
-        description (dict): of deploy.yaml.
+        path: the file.
+        model: the network.
+        description: of deploy.yaml.
         comparisons: of `verify_bundle`.
-        metrics (dict|None): name and value, for each metric known.
+        metrics: name and value, for each metric known.
     """
     parameters = sum(int(value.size) for value in model.parameters())
     backbone = type(model.backbone).__name__ if hasattr(model, "backbone") else None
@@ -59,17 +64,17 @@ def write_card(path, model, description, comparisons, metrics):
         file.write("\n".join(lines) + "\n")
 
 
-def class_table(class_names, palette):
+def class_table(class_names: Sequence[str] | None, palette: Sequence[Sequence[int]] | None) -> list[str]:
     """Returns the lines of a table of classes and their colours; none where names are not known."""
     if not class_names:
         return []
     rows = [
         f"| {index} | {name} | {', '.join(map(str, color))} |"
-        for index, (name, color) in enumerate(zip(class_names, palette or [""] * len(class_names)))
+        for index, (name, color) in enumerate(zip(class_names, palette or [()] * len(class_names)))
     ]
     return ["", "## Classes", "", "| index | name | red, green, blue |", "| --- | --- | --- |", *rows]
 
 
-def shown(value):
+def shown(value: object) -> str:
     """Returns a metric's value as a card has it."""
-    return f"{value:.4f}" if isinstance(value, float) else value
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

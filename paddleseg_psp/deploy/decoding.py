@@ -1,5 +1,7 @@
 """Decoding images that strangers send."""
 
+from __future__ import annotations
+
 import io
 import warnings
 
@@ -19,18 +21,18 @@ class RefusedImage(Exception):
         status (int): the HTTP status that says so.
     """
 
-    def __init__(self, status, message):
+    def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
 
 
-def decode_image(data, max_pixels, channels=3):
+def decode_image(data: bytes, max_pixels: int, channels: int = 3) -> np.ndarray:
     """Returns the image in a file's bytes as `paddleseg_psp.data.read_image` reads the file: turned as its EXIF data says.
 
     Args:
-        data (bytes): a file of one of FORMATS.
-        max_pixels (int): images with more are refused before they are decoded.
-        channels (int): 3 for [H, W, 3] (blue, green, red), 1 for [H, W].
+        data: a file of one of FORMATS.
+        max_pixels: images with more are refused before they are decoded.
+        channels: 3 for [H, W, 3] (blue, green, red), 1 for [H, W].
 
     Raises:
         RefusedImage: not an image (415), too large (413), damaged, or of several frames (422).

@@ -1,22 +1,27 @@
 """The metrics of a bundle on a labelled data set."""
 
+from __future__ import annotations
+
 from concurrent.futures import ThreadPoolExecutor
 
+from paddle.io import Dataset
+
 from paddleseg_psp.data import CheckedDataset
+from paddleseg_psp.deploy.predictor import Predictor
 from paddleseg_psp.engine.metrics import ConfusionMatrix
 from paddleseg_psp.progress import track
 
 
-def evaluate_bundle(predictor, dataset, batch_size=1):
+def evaluate_bundle(predictor: Predictor, dataset: Dataset, batch_size: int = 1) -> ConfusionMatrix:
     """Compares a bundle's class maps with the labels of a data set.
 
     Args:
-        predictor (Predictor): see `load_predictor`; its own transforms prepare the images.
+        predictor: see `load_predictor`; its own transforms prepare the images.
         dataset: a data set of paddleseg or this package, mode "val".
-        batch_size (int): images run together; those of one size can be.
+        batch_size: images run together; those of one size can be.
 
     Returns:
-        ConfusionMatrix: over all images.
+        Over all images.
 
     Raises:
         UserError: a file that cannot be read, or a wrong label.
@@ -29,9 +34,9 @@ def evaluate_bundle(predictor, dataset, batch_size=1):
 
     with ThreadPoolExecutor(1) as reader:  # reads a batch while another runs
         waiting = reader.submit(read, batches[0])
-        for following in track([*batches[1:], None], len(batches), "[EVAL]"):
+        for following in track([*batches[1:], ()], len(batches), "[EVAL]"):
             pairs = waiting.result()
-            waiting = reader.submit(read, following) if following else None
+            waiting = reader.submit(read, following)
             for classes, (_, label) in zip(predictor.predict([image for image, _ in pairs]), pairs):
                 matrix.update(classes, label)
     return matrix

@@ -1,10 +1,13 @@
 """A network as a static graph: Paddle's, and ONNX's made of that."""
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
@@ -37,7 +40,7 @@ class _ExportedNetwork(nn.Layer):
         return nn.functional.softmax(logits, axis=1) if self.output_op == "softmax" else logits
 
 
-def write_graph(model, folder, input_shape, output_op):
+def write_graph(model: nn.Layer, folder: str, input_shape: Sequence[int | None], output_op: str) -> str:
     """Writes a network as <folder>/model.json (model.pdmodel before Paddle 3) and model.pdiparams; returns the graph's name."""
     shape = [None if size == -1 else size for size in input_shape]
     network = _ExportedNetwork(model, output_op)
@@ -48,7 +51,7 @@ def write_graph(model, folder, input_shape, output_op):
     return next(name for name in os.listdir(folder) if name in ("model.json", "model.pdmodel"))
 
 
-def write_onnx(model, path, input_shape, output_op):
+def write_onnx(model: nn.Layer, path: str, input_shape: Sequence[int | None], output_op: str) -> None:
     """Writes a network as an ONNX file of standard operators, PSANet's replaced by plain ones.
 
     Raises:
@@ -83,7 +86,7 @@ def _plain_operators():
             os.environ["PSA_MASK_IMPL"] = before
 
 
-def with_half_weights(model):
+def with_half_weights(model: nn.Layer) -> nn.Layer:
     """Returns a copy of a network that keeps its matrices and kernels as float16 and computes with them as float32.
 
     An inference engine converts them once, as it loads the graph.

@@ -1,6 +1,9 @@
 """Running a bundle."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -10,7 +13,7 @@ from paddleseg.transforms import Compose
 
 from paddleseg_psp import registry
 from paddleseg_psp.data import read_image
-from paddleseg_psp.deploy.sessions import OnnxSession, OpenVinoSession, PaddleSession, default_threads
+from paddleseg_psp.deploy.sessions import OnnxSession, OpenVinoSession, PaddleSession, Session, default_threads
 from paddleseg_psp.deploy.timing import Stopwatch
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.ops import build
@@ -20,17 +23,25 @@ PRECISIONS = ("fp32", "int8")
 _KEYS = ("model", "params", "transforms", "input_shape", "output_op")
 
 
-def load_predictor(bundle, backend="paddle", device="cpu", threads=None, onednn=True, precision="fp32", description=None):
+def load_predictor(
+    bundle: str,
+    backend: str = "paddle",
+    device: str = "cpu",
+    threads: int | None = None,
+    onednn: bool = True,
+    precision: str = "fp32",
+    description: dict | None = None,
+) -> Predictor:
     """Returns a `Predictor` for a bundle.
 
     Args:
-        bundle (str): the folder, or its deploy.yaml.
-        backend (str): "paddle" (Paddle Inference), or, for bundles exported with --onnx, "onnxruntime" or "openvino".
-        device (str): "cpu" or "gpu".
-        threads (int|None): CPU threads; None takes all cores.
-        onednn (bool): let Paddle Inference use oneDNN's kernels on the CPU; faster, and the same results.
-        precision (str): "fp32", or with onnxruntime "int8" where deploy/quantize.py has added that.
-        description (dict|None): in place of what deploy.yaml says.
+        bundle: the folder, or its deploy.yaml.
+        backend: "paddle" (Paddle Inference), or, for bundles exported with --onnx, "onnxruntime" or "openvino".
+        device: "cpu" or "gpu".
+        threads: CPU threads; None takes all cores.
+        onednn: let Paddle Inference use oneDNN's kernels on the CPU; faster, and the same results.
+        precision: "fp32", or with onnxruntime "int8" where deploy/quantize.py has added that.
+        description: in place of what deploy.yaml says.
 
     Raises:
         UserError: an incomplete bundle, a backend that is not installed, or PSANet's operators that cannot be loaded.
@@ -44,7 +55,7 @@ def load_predictor(bundle, backend="paddle", device="cpu", threads=None, onednn=
     if backend == "paddle":
         graph, parameters = (_existing(folder, description[key]) for key in ("model", "params"))
         _load_operators(graph, folder, description)
-        session = PaddleSession(graph, parameters, device, threads or default_threads(), onednn)
+        session: Session = PaddleSession(graph, parameters, device, threads or default_threads(), onednn)
     else:
         key, advice = (
             ("onnx", "export it with --onnx") if precision == "fp32" else ("onnx_int8", "run deploy/quantize.py first")
@@ -52,13 +63,12 @@ def load_predictor(bundle, backend="paddle", device="cpu", threads=None, onednn=
         if key not in description:
             raise UserError(f"{path}: the bundle has no {key} file for the backend {backend}; {advice}")
         model = _existing(folder, description[key])
-        session = {"onnxruntime": OnnxSession, "openvino": OpenVinoSession}[backend](
-            model, device, threads or default_threads()
-        )
+        kind = OnnxSession if backend == "onnxruntime" else OpenVinoSession
+        session = kind(model, device, threads or default_threads())
     return Predictor(description, session)
 
 
-def read_description(path):
+def read_description(path: str) -> dict:
     """Returns what a deploy.yaml says, as a dict.
 
     Raises:
@@ -84,7 +94,7 @@ def _existing(folder, name):
     return path
 
 
-def has_operators(graph):
+def has_operators(graph: str) -> bool:
     """Returns whether a graph's file names PSANet's operators."""
     with open(graph, "rb") as file:
         content = file.read()
@@ -114,7 +124,7 @@ class Predictor:
         class_names: a name for each class, or None.
     """
 
-    def __init__(self, description, session):
+    def __init__(self, description: dict, session: Session) -> None:
         self._session = session
         self.input_shape = description["input_shape"]
         self.output_op = description["output_op"]
@@ -123,7 +133,7 @@ class Predictor:
         transforms = [registry.build(spec, f"transforms.{i}") for i, spec in enumerate(description["transforms"])]
         self._transforms = Compose(transforms, img_channels=self.input_shape[1])
 
-    def run(self, batch):
+    def run(self, batch: np.ndarray) -> np.ndarray:
         """Returns the network's output for a batch of prepared images [N, C, H, W] float32.
 
         Where the bundle fixes N, the batch runs in pieces, the last one filled up.
@@ -141,17 +151,17 @@ class Predictor:
         parts = np.split(filled, len(filled) // fixed[0])
         return np.concatenate([self._session.run(part) for part in parts])[: len(batch)]
 
-    def prepare(self, image):
+    def prepare(self, image: str | os.PathLike | np.ndarray) -> tuple[np.ndarray, list]:
         """Returns an image ready for `run` as [C, h, w], and the steps that lead back to its size.
 
         Args:
             image: a path, or an array [H, W, C] (blue, green, red).
         """
-        image = read_image(image, self.input_shape[1]) if isinstance(image, (str, os.PathLike)) else image
-        sample = self._transforms({"img": image.astype("float32"), "gt_fields": []})
+        array = image if isinstance(image, np.ndarray) else read_image(os.fspath(image), self.input_shape[1])
+        sample = self._transforms({"img": array.astype("float32"), "gt_fields": []})
         return sample["img"], sample["trans_info"]
 
-    def classes(self, output, steps):
+    def classes(self, output: np.ndarray, steps: list) -> np.ndarray:
         """Returns the class map [H, W] at the size of the original image, uint8 or, for more than 256 classes, uint16.
 
         Args:
@@ -168,20 +178,26 @@ class Predictor:
         classes = values.argmax(2) if scores else values
         return classes.astype(np.uint8 if classes.max(initial=0) < 256 else np.uint16)
 
-    def predict(self, images, batch_size=None, stopwatch=None):
+    def predict(
+        self,
+        images: Sequence[str | os.PathLike | np.ndarray],
+        batch_size: int | None = None,
+        stopwatch: Stopwatch | None = None,
+    ) -> list[np.ndarray]:
         """Returns the class maps [H, W] of images of any sizes, as `classes` does; those of equal sizes run as batches.
 
         Args:
             images: paths or arrays, see `prepare`.
-            batch_size (int|None): images run together; None takes all.
-            stopwatch (Stopwatch|None): notes the time of the stages.
+            batch_size: images run together; None takes all.
+            stopwatch: notes the time of the stages.
         """
-        stopwatch, by_shape = stopwatch or Stopwatch(), {}
+        stopwatch = stopwatch or Stopwatch()
+        by_shape: dict[tuple, list[int]] = {}
+        outputs: dict[int, np.ndarray] = {}
         with stopwatch.stage("prepare"):
             prepared = [self.prepare(image) for image in images]
         for index, (array, _) in enumerate(prepared):
             by_shape.setdefault(array.shape, []).append(index)
-        outputs = [None] * len(images)
         with stopwatch.stage("run"):
             for indices in by_shape.values():
                 size = batch_size or len(indices)
@@ -190,4 +206,4 @@ class Predictor:
                     for index, output in zip(chosen, self.run(np.stack([prepared[index][0] for index in chosen]))):
                         outputs[index] = output
         with stopwatch.stage("classes"):
-            return [self.classes(output, steps) for output, (_, steps) in zip(outputs, prepared)]
+            return [self.classes(outputs[index], steps) for index, (_, steps) in enumerate(prepared)]

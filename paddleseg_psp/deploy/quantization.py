@@ -1,5 +1,7 @@
 """An int8 version of a bundle's ONNX file, measured before it is kept."""
 
+from __future__ import annotations
+
 import logging
 import os
 import tempfile
@@ -8,6 +10,7 @@ from collections import namedtuple
 
 import numpy as np
 import yaml
+from paddle.io import Dataset
 
 from paddleseg_psp.data import CheckedDataset
 from paddleseg_psp.deploy.evaluation import evaluate_bundle
@@ -21,20 +24,22 @@ Report = namedtuple("Report", "megabytes images_per_second miou")
 Report.__doc__ = "Size, speed and mean IoU of the float32 and of the int8 model, a pair each."
 
 
-def quantize_bundle(bundle, calibration, evaluation, threads=None, images=32):
+def quantize_bundle(
+    bundle: str, calibration: Dataset, evaluation: Dataset, threads: int | None = None, images: int = 32
+) -> Report:
     """Adds model_int8.onnx to a bundle: weights and activations of convolutions and products in 8 bits.
 
     ONNX Runtime's static quantization, a scale for each output channel; the ranges of activations are those that occur on
     `images` images, spread over the calibration set.
 
     Args:
-        bundle (str): the folder; it has model.onnx.
+        bundle: the folder; it has model.onnx.
         calibration, evaluation: data sets of paddleseg or this package.
-        threads (int|None): CPU threads; None takes all cores.
-        images (int): for calibration.
+        threads: CPU threads; None takes all cores.
+        images: for calibration.
 
     Returns:
-        Report: measured on the evaluation set.
+        Measured on the evaluation set.
 
     Raises:
         UserError: no model.onnx, or an int8 model that is not faster here, which is then not kept.

@@ -1,6 +1,9 @@
 """The engines that run a bundle, behind one interface: `run` takes a batch [N, C, H, W] float32 and returns the output."""
 
+from __future__ import annotations
+
 import os
+from typing import Union
 
 import numpy as np
 import paddle
@@ -19,16 +22,16 @@ class PaddleSession:
     """Paddle Inference.
 
     Args:
-        graph, parameters (str): files.
-        device (str): "cpu" or "gpu".
-        threads (int): on the CPU.
-        onednn (bool): use oneDNN's kernels on the CPU.
+        graph, parameters: files.
+        device: "cpu" or "gpu".
+        threads: on the CPU.
+        onednn: use oneDNN's kernels on the CPU.
 
     Raises:
         UserError: it cannot load the files, or there is no GPU for it.
     """
 
-    def __init__(self, graph, parameters, device, threads, onednn):
+    def __init__(self, graph: str, parameters: str, device: str, threads: int, onednn: bool) -> None:
         if device == "gpu" and not (paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count()):
             raise UserError("device gpu: this Paddle has no GPU; choose cpu, or install paddlepaddle-gpu where one is")
         config = inference.Config(graph, parameters)
@@ -49,7 +52,7 @@ class PaddleSession:
         except Exception as error:
             raise UserError(f"Paddle Inference cannot load {graph}: {_last_words(error)}")
 
-    def run(self, batch):
+    def run(self, batch: np.ndarray) -> np.ndarray:
         handle = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
         handle.reshape(list(batch.shape))
         handle.copy_from_cpu(batch)
@@ -60,7 +63,7 @@ class PaddleSession:
 class OnnxSession:
     """ONNX Runtime; arguments as `PaddleSession`, `model` a file or its contents."""
 
-    def __init__(self, model, device, threads):
+    def __init__(self, model: str | bytes, device: str, threads: int) -> None:
         try:
             import onnxruntime
         except ImportError:
@@ -79,10 +82,10 @@ class OnnxSession:
             raise UserError(f"ONNX Runtime cannot load {name}: {_last_words(error)}")
         self._input = self._session.get_inputs()[0].name
 
-    def run(self, batch):
+    def run(self, batch: np.ndarray) -> np.ndarray:
         return self.run_all(batch)[0]
 
-    def run_all(self, batch):
+    def run_all(self, batch: np.ndarray) -> list[np.ndarray]:
         """Returns all outputs."""
         return self._session.run(None, {self._input: batch})
 
@@ -90,7 +93,7 @@ class OnnxSession:
 class OpenVinoSession:
     """OpenVINO, on the CPU; it reads the ONNX file."""
 
-    def __init__(self, model, device, threads):
+    def __init__(self, model: str, device: str, threads: int) -> None:
         try:
             import openvino
         except ImportError:
@@ -103,14 +106,17 @@ class OpenVinoSession:
         except Exception as error:
             raise UserError(f"OpenVINO cannot load {model}: {_last_words(error)}")
 
-    def run(self, batch):
+    def run(self, batch: np.ndarray) -> np.ndarray:
         return np.array(self._model(batch)[0])
+
+
+Session = Union[PaddleSession, OnnxSession, OpenVinoSession]
 
 
 def _last_words(error):
     return " ".join(str(error).split())[-300:]
 
 
-def default_threads():
+def default_threads() -> int:
     """Returns how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,10 @@
 """How long the stages of inference take."""
 
+from __future__ import annotations
+
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,24 +17,24 @@ class Stopwatch:
         seconds (dict): stage -> list of seconds.
     """
 
-    def __init__(self):
-        self.seconds = defaultdict(list)
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = defaultdict(list)
 
     @contextmanager
-    def stage(self, name):
+    def stage(self, name: str) -> Iterator[None]:
         """Times a block."""
         begun = time.perf_counter()
         yield
         self.seconds[name].append(time.perf_counter() - begun)
 
-    def table(self, images, batch_size):
+    def table(self, images: int, batch_size: int) -> str:
         """Returns a table of the milliseconds that a batch spends in each stage, and the images a second.
 
         The first batch warms up; where there are more it does not count.
 
         Args:
-            images (int): all that were run.
-            batch_size (int): of them together.
+            images: all that were run.
+            batch_size: of them together.
         """
         steady = {name: np.array(seconds[1:] or seconds) for name, seconds in self.seconds.items()}
         counted = images - batch_size if len(next(iter(self.seconds.values()))) > 1 else images
@@ -44,7 +47,7 @@ class Stopwatch:
         return "\n".join(rows)
 
 
-def product_rate(threads, size=3072):
+def product_rate(threads: int, size: int = 3072) -> float:
     """Returns the floating-point operations a second of a float32 matrix product in ONNX Runtime, the best of three."""
     from onnx import TensorProto, helper
 

@@ -1,12 +1,16 @@
 """Checking that a bundle computes what the network computes."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 from collections import namedtuple
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import paddle
+from paddle import nn
 
 from paddleseg_psp.deploy.predictor import load_predictor, read_description
 from paddleseg_psp.deploy.sessions import OnnxSession, default_threads
@@ -22,19 +26,19 @@ with the same class, and the relative error ‖a - b‖ / ‖b‖ of probabiliti
 
 
 @paddle.no_grad()
-def verify_bundle(bundle, model, images=()):
+def verify_bundle(bundle: str, model: nn.Layer, images: Sequence[np.ndarray] = ()) -> list[Comparison]:
     """Compares a bundle with the network it was made from: its parameters, and its output from every backend it is for.
 
     That is Paddle Inference with oneDNN on and off and, where it has model.onnx, ONNX Runtime, whose logits are compared even
     where the bundle gives classes.
 
     Args:
-        bundle (str): the folder.
-        model (Layer): the network, in evaluation mode.
+        bundle: the folder.
+        model: the network, in evaluation mode.
         images: paths or arrays [H, W, C], besides made-up inputs; those that do not fit a fixed input shape are left out.
 
     Returns:
-        list of Comparison.
+        What was compared.
 
     Raises:
         UserError: a parameter is not the network's, classes differ on more than 1 - MIN_AGREEMENT of the pixels, or values by
@@ -42,7 +46,8 @@ def verify_bundle(bundle, model, images=()):
     """
     description = read_description(os.path.join(bundle, "deploy.yaml"))
     runs = [
-        (f"Paddle Inference, oneDNN {'on' if onednn else 'off'}", load_predictor(bundle, onednn=onednn)) for onednn in (1, 0)
+        (f"Paddle Inference, oneDNN {'on' if onednn else 'off'}", load_predictor(bundle, onednn=onednn))
+        for onednn in (True, False)
     ]
     if "onnx" in description:
         runs.append(("ONNX Runtime", load_predictor(bundle, "onnxruntime")))
@@ -62,7 +67,7 @@ def verify_bundle(bundle, model, images=()):
     return comparisons
 
 
-def summary(comparisons):
+def summary(comparisons: Sequence[Comparison]) -> list[tuple]:
     """Returns for each backend the number of inputs, their sizes "HxW", the least agreement and the largest error (or None)."""
     rows = []
     for backend in dict.fromkeys(item.backend for item in comparisons):

@@ -5,6 +5,8 @@ state.json (a `Progress` and the loss scaler) and SHA256SUMS, which `sha256sum -
 order, transforms and dropout are functions of the seed and the iteration.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os
@@ -13,9 +15,13 @@ import shutil
 from typing import Optional
 
 import paddle
+from paddle import nn
+from paddle.optimizer import Optimizer
 from paddleseg.utils import logger
 
 from paddleseg_psp.engine import distributed
+from paddleseg_psp.engine.precision import LossScaler
+from paddleseg_psp.engine.weight_average import WeightAverage
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_folder, atomic_path, sha256
 from paddleseg_psp.models.weights import load_weights, read_weights
@@ -32,12 +38,12 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        seed (int): of everything random in the run.
-        iteration (int): iterations done.
+        seed: of everything random in the run.
+        iteration: iterations done.
         best_miou, best_iteration: the best evaluation so far; None before the first.
-        evaluated (int): the iteration of the last evaluation that was completed.
-        without_gain (int): evaluations since the best.
-        config (str|None): the resolved configuration, as YAML.
+        evaluated: the iteration of the last evaluation that was completed.
+        without_gain: evaluations since the best.
+        config: the resolved configuration, as YAML.
     """
 
     seed: int
@@ -53,16 +59,18 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        save_dir (str): gets iter_<n>/ and best_model/.
-        keep (int): checkpoints kept, the newest; 0 keeps all.
+        save_dir: gets iter_<n>/ and best_model/.
+        keep: checkpoints kept, the newest; 0 keeps all.
         model (Layer), optimizer, scaler (LossScaler), average (WeightAverage): what is saved.
     """
 
-    def __init__(self, save_dir, keep, model, optimizer, scaler, average):
+    def __init__(
+        self, save_dir: str, keep: int, model: nn.Layer, optimizer: Optimizer, scaler: LossScaler, average: WeightAverage
+    ) -> None:
         self._save_dir, self._keep = save_dir, keep
         self._model, self._optimizer, self._scaler, self._average = model, optimizer, scaler, average
 
-    def save(self, progress):
+    def save(self, progress: Progress) -> str:
         """Writes iter_<iteration>/ and removes the oldest checkpoints beyond those to keep; returns the folder.
 
         Of several processes, the first one writes.
@@ -91,7 +99,7 @@ class Checkpoints:
             shutil.rmtree(old)
         return final
 
-    def save_best(self, metrics):
+    def save_best(self, metrics: dict) -> None:
         """Writes best_model/model.pdparams, the weights that the network has now, and metrics.json beside it."""
         path = os.path.join(self._save_dir, BEST, _PARAMETERS)
         try:
@@ -102,7 +110,7 @@ class Checkpoints:
         except OSError as error:
             raise UserError(f"{path} could not be written: {error.strerror}")
 
-    def load(self, folder):
+    def load(self, folder: str) -> Progress:
         """Puts everything back as it was at a save, and returns its Progress.
 
         Raises:
@@ -126,7 +134,7 @@ class Checkpoints:
         return Progress(**state)
 
 
-def metrics_of(path):
+def metrics_of(path: str) -> dict | None:
     """Returns the metrics that were noted beside a file of weights, or None: there are none, or they are of other weights."""
     try:
         with open(os.path.join(os.path.dirname(path), METRICS), encoding="utf-8") as file:
@@ -136,7 +144,7 @@ def metrics_of(path):
         return None
 
 
-def find_checkpoints(save_dir):
+def find_checkpoints(save_dir: str) -> list[str]:
     """Returns the checkpoint folders in save_dir, newest first, damaged ones included."""
     names = os.listdir(save_dir) if os.path.isdir(save_dir) else []
     found = [match for match in map(_FOLDER.fullmatch, names) if match]
@@ -144,7 +152,7 @@ def find_checkpoints(save_dir):
     return [os.path.join(save_dir, match[0]) for match in found]
 
 
-def newest_checkpoint(save_dir):
+def newest_checkpoint(save_dir: str) -> str | None:
     """Returns the newest whole checkpoint folder in save_dir, or None; says in one line why one is passed over."""
     for folder in find_checkpoints(save_dir):
         reason = damage(folder)
@@ -154,7 +162,7 @@ def newest_checkpoint(save_dir):
     return None
 
 
-def damage(folder):
+def damage(folder: str) -> str | None:
     """Returns what is wrong with a checkpoint folder, or None: each file must have the checksum it was written with."""
     try:
         with open(os.path.join(folder, _SUMS), encoding="utf-8") as file:

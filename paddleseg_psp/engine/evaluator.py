@@ -1,9 +1,14 @@
 """Evaluation of a network on a labelled data set."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import paddle
+from paddle import nn
+from paddle.io import Dataset
 from paddleseg.utils import logger
 
 from paddleseg_psp.data import CheckedDataset, load_batches
@@ -16,35 +21,35 @@ from paddleseg_psp.progress import track
 
 @paddle.no_grad()
 def evaluate(
-    model,
-    eval_dataset,
-    aug_eval=False,
-    scales=1.0,
-    flip_horizontal=False,
-    flip_vertical=False,
-    is_slide=False,
-    stride=None,
-    crop_size=None,
-    num_workers=0,
-    precision="fp32",
-    amp_level="O1",
-    print_detail=True,
-    each=None,
-):
+    model: nn.Layer,
+    eval_dataset: Dataset,
+    aug_eval: bool = False,
+    scales: float | Sequence[float] = 1.0,
+    flip_horizontal: bool = False,
+    flip_vertical: bool = False,
+    is_slide: bool = False,
+    stride: Sequence[int] | None = None,
+    crop_size: Sequence[int] | None = None,
+    num_workers: int = 0,
+    precision: str = "fp32",
+    amp_level: str = "O1",
+    print_detail: bool = True,
+    each: Callable | None = None,
+) -> ConfusionMatrix:
     """Compares a network's predictions with the labels of a data set; each of several processes takes its share.
 
     Args:
-        model (Layer): returns a list whose first entry has the logits.
+        model: returns a list whose first entry has the logits.
         eval_dataset: a data set of paddleseg or this package, mode "val".
-        aug_eval (bool): average probabilities over `scales` (float or list) and flips.
-        is_slide (bool): predict windows of crop_size (width, height) at steps of stride (width, height).
-        num_workers (int): processes that read files.
+        aug_eval: average probabilities over `scales` (float or list) and flips.
+        is_slide: predict windows of crop_size (width, height) at steps of stride (width, height).
+        num_workers: processes that read files.
         precision, amp_level: see `paddleseg_psp.engine.precision`.
-        print_detail (bool): show a progress bar and log the metrics.
-        each (function|None): called with each image's index, prediction and label, arrays [H, W].
+        print_detail: show a progress bar and log the metrics.
+        each: called with each image's index, prediction and label, arrays [H, W].
 
     Returns:
-        ConfusionMatrix: over all images.
+        Over all images.
     """
     model.eval()
     warn_of_small_masks(model)
@@ -70,7 +75,7 @@ def evaluate(
     return matrix
 
 
-def log_metrics(matrix, images, class_names=None):
+def log_metrics(matrix: ConfusionMatrix, images: int, class_names: Sequence[str] | None = None) -> None:
     """Logs the metrics of a confusion matrix, the first line in PaddleSeg's format."""
     logger.info(
         f"[EVAL] #Images: {images} mIoU: {matrix.mean_iou():.4f} Acc: {matrix.pixel_accuracy():.4f} "

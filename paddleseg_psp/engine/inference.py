@@ -1,11 +1,15 @@
 """How a network looks at an image: whole or by windows, once or at several scales and flips."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+from paddle import Tensor, nn
 from paddleseg.core.infer import reverse_transform
 from paddleseg.utils import logger
 
@@ -13,24 +17,24 @@ from paddleseg_psp.models.layers import PointWiseSpatialAttention, resize
 
 
 def predict_classes(
-    model,
-    image,
-    trans_info,
-    augment=False,
-    scales=1.0,
-    flip_horizontal=False,
-    flip_vertical=False,
-    is_slide=False,
-    stride=None,
-    crop_size=None,
-):
+    model: nn.Layer,
+    image: Tensor,
+    trans_info: list,
+    augment: bool = False,
+    scales: float | Sequence[float] = 1.0,
+    flip_horizontal: bool = False,
+    flip_vertical: bool = False,
+    is_slide: bool = False,
+    stride: Sequence[int] | None = None,
+    crop_size: Sequence[int] | None = None,
+) -> np.ndarray:
     """Returns the classes [H, W] (int32 array) that a network gives an image tensor [1, C, h, w], at the original size.
 
     Args:
-        model (Layer): returns a list whose first entry has the logits.
+        model: returns a list whose first entry has the logits.
         trans_info: the steps that led from the original image to this one, as paddleseg's transforms note them.
-        augment (bool): average the probabilities of each scale (float or list) and flip.
-        is_slide (bool): average the logits of windows of crop_size (width, height) at steps of stride (width, height).
+        augment: average the probabilities of each scale (float or list) and flip.
+        is_slide: average the logits of windows of crop_size (width, height) at steps of stride (width, height).
     """
     look = partial(_windows, model, crop_size, stride) if is_slide else lambda x: model(x)[0]
     if augment:
@@ -97,7 +101,7 @@ def _starts(size, window, step):
     return [*range(0, last, step), last]
 
 
-def warn_of_small_masks(model):
+def warn_of_small_masks(model: nn.Layer) -> None:
     """Logs a line if an input of the network is larger than the masks of its attention reach, when it first comes."""
     for layer in model.sublayers():
         if isinstance(layer, PointWiseSpatialAttention):

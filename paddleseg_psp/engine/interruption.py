@@ -1,8 +1,11 @@
 """Leaving cleanly when the process is asked to end."""
 
+from __future__ import annotations
+
 import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 
 from paddleseg_psp.engine import distributed
 
@@ -11,11 +14,11 @@ class Interrupted(Exception):
     """A run that was asked to end has saved and ended.
 
     Args:
-        signum (int): the signal.
-        message (str): what was saved, for the user.
+        signum: the signal.
+        message: what was saved, for the user.
     """
 
-    def __init__(self, signum, message=""):
+    def __init__(self, signum: int, message: str = "") -> None:
         super().__init__(message)
         self.signum = signum
 
@@ -28,17 +31,17 @@ class Interruption:
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, agree_every):
+    def __init__(self, agree_every: int) -> None:
         """agree_every (int): iterations between the moments when several processes ask each other."""
         self._signum, self._at_once, self._agree_every = 0, False, agree_every
 
-    def __enter__(self):
+    def __enter__(self) -> Interruption:
         self._previous = {}
         if threading.current_thread() is threading.main_thread():  # the only one that signals reach
             self._previous = {signum: signal.signal(signum, self._handle) for signum in self._SIGNALS}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
@@ -49,7 +52,7 @@ class Interruption:
         if self._at_once:
             raise Interrupted(signum)
 
-    def after(self, iteration):
+    def after(self, iteration: int) -> int:
         """Returns the signal to act on after this iteration, the same in all processes, or 0."""
         if distributed.world_size() == 1:
             return self._signum
@@ -58,7 +61,7 @@ class Interruption:
         return int(distributed.gather([self._signum]).max())
 
     @contextlib.contextmanager
-    def at_once(self):
+    def at_once(self) -> Iterator[None]:
         """Inside the block a signal raises Interrupted, since there is nothing to lose."""
         self._at_once = True
         try:

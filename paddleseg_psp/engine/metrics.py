@@ -1,5 +1,7 @@
 """Metrics of semantic segmentation, from one confusion matrix."""
 
+from __future__ import annotations
+
 import numpy as np
 
 
@@ -9,16 +11,16 @@ class ConfusionMatrix:
     Classes absent from both predictions and labels have no IoU; means leave them out, as the literature does.
 
     Args:
-        num_classes (int): classes.
-        ignore_index (int): the label value that counts for nothing.
+        num_classes: classes.
+        ignore_index: the label value that counts for nothing.
     """
 
-    def __init__(self, num_classes, ignore_index=255):
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.counts = np.zeros((num_classes, num_classes), np.int64)
 
-    def update(self, pred, label):
+    def update(self, pred: np.ndarray, label: np.ndarray) -> None:
         """Counts the pixels of pred and label, integer arrays of one shape.
 
         Raises:
@@ -39,43 +41,43 @@ class ConfusionMatrix:
     def _correct(self):
         return np.diag(self.counts).astype(np.float64)
 
-    def present(self):
+    def present(self) -> np.ndarray:
         """Returns a bool for each class: whether it occurs in a label or in a prediction."""
         return (self.counts.sum(0) + self.counts.sum(1)) > 0
 
-    def class_iou(self):
+    def class_iou(self) -> np.ndarray:
         """Returns intersection over union of each class; NaN where absent."""
         return _ratio(self._correct, self.counts.sum(0) + self.counts.sum(1) - self._correct)
 
-    def class_accuracy(self):
+    def class_accuracy(self) -> np.ndarray:
         """Returns the share of each class's pixels that is predicted right (recall); NaN where no label has it."""
         return _ratio(self._correct, self.counts.sum(1))
 
-    def class_precision(self):
+    def class_precision(self) -> np.ndarray:
         """Returns the share of each class's predictions that is right; NaN where never predicted."""
         return _ratio(self._correct, self.counts.sum(0))
 
-    def class_dice(self):
+    def class_dice(self) -> np.ndarray:
         """Returns the Dice coefficient of each class; NaN where absent."""
         return _ratio(2 * self._correct, self.counts.sum(0) + self.counts.sum(1))
 
-    def mean_iou(self):
+    def mean_iou(self) -> float:
         """Returns the mean of `class_iou` over the classes present."""
         return _mean(self.class_iou())
 
-    def mean_accuracy(self):
+    def mean_accuracy(self) -> float:
         """Returns the mean of `class_accuracy` over the classes that labels have."""
         return _mean(self.class_accuracy())
 
-    def mean_dice(self):
+    def mean_dice(self) -> float:
         """Returns the mean of `class_dice` over the classes present."""
         return _mean(self.class_dice())
 
-    def pixel_accuracy(self):
+    def pixel_accuracy(self) -> float:
         """Returns the share of all pixels that is predicted right."""
         return float(_ratio(self._correct.sum(), self.counts.sum()))
 
-    def kappa(self):
+    def kappa(self) -> float:
         """Returns Cohen's kappa, the agreement beyond chance."""
         total = self.counts.sum()
         chance = float(_ratio((self.counts.sum(0) / max(total, 1) * self.counts.sum(1)).sum(), total))

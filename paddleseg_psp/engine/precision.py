@@ -4,11 +4,16 @@ Paddle's own mixed precision switches itself off on a CPU. There it is emulated:
 in and what comes out, and so do their gradients, which shows whether a training stands the precision. It saves no time.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
+from paddle.optimizer import Optimizer
 
 from paddleseg_psp.errors import UserError
 
@@ -16,7 +21,7 @@ DTYPES = {"fp32": None, "fp16": "float16", "bf16": "bfloat16"}
 _ROUNDING_LAYERS = (nn.Conv2D, nn.Linear)
 
 
-def autocast(model, precision, level="O1"):
+def autocast(model: nn.Layer, precision: str, level: str = "O1") -> AbstractContextManager:
     """Returns the context in which a network computes in a precision: does nothing for "fp32"."""
     if precision == "fp32":
         return contextlib.nullcontext()
@@ -25,7 +30,7 @@ def autocast(model, precision, level="O1"):
     return paddle.amp.auto_cast(level=level, dtype=DTYPES[precision])
 
 
-def cast_weights(model, optimizer, precision, level):
+def cast_weights(model: nn.Layer, optimizer: Optimizer, precision: str, level: str) -> None:
     """Casts a network's weights, as level "O2" has it; the optimizer keeps them in float32 too.
 
     Raises:
@@ -76,19 +81,19 @@ class LossScaler:
     Precision Training, 2018, section 3.2). paddle.amp.GradScaler does the same, on GPUs only.
 
     Args:
-        enabled (bool): otherwise the loss is left alone and every step is taken.
+        enabled: otherwise the loss is left alone and every step is taken.
     """
 
     INITIAL, GROWTH_INTERVAL = 2.0**15, 1000
 
-    def __init__(self, enabled):
+    def __init__(self, enabled: bool) -> None:
         self._enabled, self._scale, self._good_steps = enabled, self.INITIAL, 0
 
-    def scale(self, loss):
+    def scale(self, loss: Tensor) -> Tensor:
         return loss * self._scale if self._enabled else loss
 
     @paddle.no_grad()
-    def step(self, optimizer, parameters):
+    def step(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
         """Takes the optimizer's step with the true gradients, unless one of them is not finite."""
         if self._enabled:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -103,8 +108,8 @@ class LossScaler:
                 self._scale, self._good_steps = self._scale * 2, 0
         optimizer.step()
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         return {"scale": self._scale, "good_steps": self._good_steps}
 
-    def set_state_dict(self, state):
+    def set_state_dict(self, state: dict) -> None:
         self._scale, self._good_steps = state["scale"], state["good_steps"]

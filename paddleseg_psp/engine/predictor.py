@@ -1,11 +1,15 @@
 """Predictions of a network for images, as pictures."""
 
+from __future__ import annotations
+
 import os
 from collections import Counter
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import paddle
+from paddle import nn
 from paddleseg.transforms import Compose
 from paddleseg.utils import logger
 
@@ -19,42 +23,43 @@ from paddleseg_psp.visual import color_map, draw_legend, overlay, save_classes, 
 
 @paddle.no_grad()
 def predict(
-    model,
-    transforms,
-    image_list,
-    image_dir=None,
-    save_dir="output",
-    aug_pred=False,
-    scales=1.0,
-    flip_horizontal=False,
-    flip_vertical=False,
-    is_slide=False,
-    stride=None,
-    crop_size=None,
-    palette=None,
-    class_names=None,
-    img_channels=3,
-    save_ids=False,
-):
+    model: nn.Layer,
+    transforms: list,
+    image_list: list[str],
+    image_dir: str | None = None,
+    save_dir: str = "output",
+    aug_pred: bool = False,
+    scales: float | Sequence[float] = 1.0,
+    flip_horizontal: bool = False,
+    flip_vertical: bool = False,
+    is_slide: bool = False,
+    stride: Sequence[int] | None = None,
+    crop_size: Sequence[int] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+    class_names: Sequence[str] | None = None,
+    img_channels: int = 3,
+    save_ids: bool = False,
+) -> None:
     """Writes class maps of images, and legend.png, which has the classes that occur.
 
     <save_dir>/added_prediction/ has overlays, <save_dir>/pseudo_color_prediction/ PNGs whose pixels are class indices, shown in
     the palette's colours.
 
     Args:
-        model (Layer): returns a list whose first entry has the logits.
-        transforms (list): what images go through, as in evaluation.
-        image_list (list of str): paths.
-        image_dir (str|None): predictions keep the images' paths relative to it; None takes the folder that all share.
+        model: returns a list whose first entry has the logits.
+        transforms: what images go through, as in evaluation.
+        image_list: paths.
+        image_dir: predictions keep the images' paths relative to it; None takes the folder that all share.
         aug_pred, scales, flip_horizontal, flip_vertical, is_slide, stride, crop_size: see `evaluate`.
         palette: a (red, green, blue) colour for each class; None takes PaddleSeg's colours.
         class_names: a name for each class, or None.
-        img_channels (int): of the images, see `read_image`.
-        save_ids (bool): write <save_dir>/class_ids/ too: grey PNGs of class indices, for programs that resolve palettes.
+        img_channels: of the images, see `read_image`.
+        save_ids: write <save_dir>/class_ids/ too: grey PNGs of class indices, for programs that resolve palettes.
     """
     require_writable(save_dir)
     model.eval()
-    compose, colors, pixels = Compose(transforms, img_channels=img_channels), color_map(palette), Counter()
+    compose, colors = Compose(transforms, img_channels=img_channels), color_map(palette)
+    pixels: Counter = Counter()
     kinds = ("added_prediction", "pseudo_color_prediction", "class_ids")
     overlays, indices, ids = (os.path.join(save_dir, name) for name in kinds)
     logger.info("Start to predict...")

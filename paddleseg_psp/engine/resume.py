@@ -1,5 +1,7 @@
 """How a run starts: afresh, or where an earlier one was."""
 
+from __future__ import annotations
+
 import os
 import re
 import shutil
@@ -9,7 +11,7 @@ from paddleseg.utils import logger
 
 from paddleseg_psp import environment
 from paddleseg_psp.engine import distributed
-from paddleseg_psp.engine.checkpoint import BEST, find_checkpoints, newest_checkpoint
+from paddleseg_psp.engine.checkpoint import BEST, Checkpoints, Progress, find_checkpoints, newest_checkpoint
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path
 
@@ -17,16 +19,16 @@ _OF_A_RUN = (BEST, "config.yml", "environment.txt", "metrics.jsonl", "curves.png
 _LEFT_OVER = re.compile(r"\.\d+\.iter_\d+")  # a save that was killed
 
 
-def start(checkpoints, save_dir, resume_model, fresh):
+def start(checkpoints: Checkpoints, save_dir: str, resume_model: str | None, fresh: Progress) -> Progress:
     """Loads the checkpoint to go on from, if any, and returns the run's Progress.
 
     What would be overwritten in save_dir goes to save_dir/previous_<k>: all of an earlier run when this one starts afresh, or
     the checkpoints newer than the one to go on from.
 
     Args:
-        checkpoints (Checkpoints): of the run.
-        resume_model (str|None): a checkpoint folder, "auto" for the newest whole one in save_dir, or None.
-        fresh (Progress): of a run that starts afresh.
+        checkpoints: of the run.
+        resume_model: a checkpoint folder, "auto" for the newest whole one in save_dir, or None.
+        fresh: of a run that starts afresh.
 
     Raises:
         UserError: a checkpoint that is damaged or of another network, or processes that see different ones.

@@ -1,11 +1,17 @@
 """The training loop."""
 
+from __future__ import annotations
+
 import contextlib
 import random
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
+from paddle import Tensor, nn
+from paddle.io import Dataset
+from paddle.optimizer import Optimizer
 from paddleseg.utils import logger
 
 from paddleseg_psp.data import CheckedDataset, SeededDataset, TrainingSampler, load_batches
@@ -23,64 +29,67 @@ from paddleseg_psp.files import require_writable
 
 
 def train(
-    model,
-    train_dataset,
-    val_dataset=None,
-    optimizer=None,
-    save_dir="output",
-    iters=10000,
-    batch_size=2,
-    resume_model=None,
-    save_interval=1000,
-    log_iters=10,
-    num_workers=0,
-    use_vdl=False,
-    losses=(),
-    keep_checkpoint_max=5,
-    test_config=None,
-    precision="fp32",
-    amp_level="O1",
-    accumulate=1,
-    ema_decay=None,
-    early_stop_intervals=None,
-    seed=0,
-    palette=None,
-    config=None,
-):
+    model: nn.Layer,
+    train_dataset: Dataset,
+    val_dataset: Dataset | None = None,
+    optimizer: Optimizer | None = None,
+    save_dir: str = "output",
+    iters: int = 10000,
+    batch_size: int = 2,
+    resume_model: str | None = None,
+    save_interval: int = 1000,
+    log_iters: int = 10,
+    num_workers: int = 0,
+    use_vdl: bool = False,
+    losses: Sequence[tuple[float, nn.Layer]] = (),
+    keep_checkpoint_max: int = 5,
+    test_config: dict | None = None,
+    precision: str = "fp32",
+    amp_level: str = "O1",
+    accumulate: int = 1,
+    ema_decay: float | None = None,
+    early_stop_intervals: int | None = None,
+    seed: int = 0,
+    palette: Sequence[Sequence[int]] | None = None,
+    config: str | None = None,
+) -> float | None:
     """Trains a network: each iteration takes a batch, steps, logs; each save_interval evaluates and saves.
 
     What it computes depends on its arguments alone: a run that was interrupted and resumed ends, on a CPU, in the same
     parameters to the bit.
 
     Args:
-        model (Layer): returns a list of logits [N, C, H, W].
+        model: returns a list of logits [N, C, H, W].
         train_dataset, val_dataset: data sets of paddleseg or this package; without val_dataset nothing is evaluated.
         optimizer: a paddle optimizer over the model's parameters.
-        save_dir (str): gets iter_<n>/ checkpoints, best_model/, validation/, metrics.jsonl, curves.png, VisualDL's log.
-        iters (int): iterations in all, those before a resume included.
-        batch_size (int): images that a process takes at once.
-        resume_model (str|None): a checkpoint folder to go on from, or "auto": the newest whole one in save_dir, if any.
-        save_interval, log_iters (int): iterations between checkpoints, and between log lines.
-        num_workers (int): processes that read files.
-        use_vdl (bool): write scalars and pictures for VisualDL.
+        save_dir: gets iter_<n>/ checkpoints, best_model/, validation/, metrics.jsonl, curves.png, VisualDL's log.
+        iters: iterations in all, those before a resume included.
+        batch_size: images that a process takes at once.
+        resume_model: a checkpoint folder to go on from, or "auto": the newest whole one in save_dir, if any.
+        save_interval, log_iters: iterations between checkpoints, and between log lines.
+        num_workers: processes that read files.
+        use_vdl: write scalars and pictures for VisualDL.
         losses: a (weight, loss) pair for each output of the network.
-        keep_checkpoint_max (int): checkpoints kept; 0 keeps all.
-        test_config (dict|None): further arguments of `evaluate`.
+        keep_checkpoint_max: checkpoints kept; 0 keeps all.
+        test_config: further arguments of `evaluate`.
         precision, amp_level: see `paddleseg_psp.engine.precision`.
-        accumulate (int): batches whose gradients are averaged for one step.
-        ema_decay (float|None): average the weights (`WeightAverage`); the averaged ones are evaluated and kept as best_model.
-        early_stop_intervals (int|None): end after this many evaluations without a better one.
-        seed (int): of order, transforms and dropout; a resumed run has its checkpoint's.
+        accumulate: batches whose gradients are averaged for one step.
+        ema_decay: average the weights (`WeightAverage`); the averaged ones are evaluated and kept as best_model.
+        early_stop_intervals: end after this many evaluations without a better one.
+        seed: of order, transforms and dropout; a resumed run has its checkpoint's.
         palette: a (red, green, blue) colour for each class, for pictures.
-        config (str|None): the configuration as YAML, kept in checkpoints to notice what changed.
+        config: the configuration as YAML, kept in checkpoints to notice what changed.
 
     Returns:
-        float|None: the best mean IoU; None without evaluation.
+        The best mean IoU; None without evaluation.
 
     Raises:
+        ValueError: no optimizer, or no losses.
         UserError: wrong files, a loss that is not finite, no place to save.
         Interrupted: SIGTERM or SIGINT came; a checkpoint was saved.
     """
+    if optimizer is None or not losses:
+        raise ValueError("train needs an optimizer and losses")
     require_writable(save_dir)
     cast_weights(model, optimizer, precision, amp_level)
     scaler, average = LossScaler(precision == "fp16"), WeightAverage(model, ema_decay)
@@ -141,7 +150,7 @@ def _due(iteration, save_interval, iters):
     return iteration % save_interval == 0 or iteration == iters
 
 
-def loss_terms(outputs, label, losses):
+def loss_terms(outputs: Sequence[Tensor], label: Tensor, losses: Sequence[tuple[float, nn.Layer]]) -> list[Tensor]:
     """Returns the weighted loss of each output of a network, as a list of scalars.
 
     Raises:
@@ -174,7 +183,7 @@ def _sampler(dataset, batch_size, steps, seed, accumulate):
     return sampler
 
 
-def seed_everything(*numbers):
+def seed_everything(*numbers: int) -> None:
     """Seeds Python, NumPy and paddle with what the numbers (not negative) give together."""
     seed = derived_seed(*numbers)
     random.seed(seed)

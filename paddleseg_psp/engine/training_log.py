@@ -1,18 +1,26 @@
 """What a training run says of itself: log lines in PaddleSeg's format, a bar on a terminal, scalars and pictures for VisualDL,
 metrics.jsonl and curves.png."""
 
+from __future__ import annotations
+
 import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
+from paddle import Tensor, nn
+from paddle.io import Dataset
 from paddleseg.utils import calculate_eta, logger
 from tqdm import tqdm
 
+from paddleseg_psp.data.sampler import TrainingSampler
 from paddleseg_psp.engine import distributed
+from paddleseg_psp.engine.checkpoint import Progress
 from paddleseg_psp.engine.interruption import Interrupted
+from paddleseg_psp.engine.metrics import ConfusionMatrix
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path
 from paddleseg_psp.visual import draw_curves
@@ -29,21 +37,32 @@ class TrainingLog:
     """Averages losses and times over log_iters iterations and reports them; only the first process writes.
 
     Args:
-        save_dir (str): gets metrics.jsonl, curves.png and VisualDL's log.
-        done, iters, log_iters (int): iterations done, of the whole run, and between log lines.
-        sampler (TrainingSampler): has images an iteration and iterations an epoch, and knows which images were read.
+        save_dir: gets metrics.jsonl, curves.png and VisualDL's log.
+        done, iters, log_iters: iterations done, of the whole run, and between log lines.
+        sampler: has images an iteration and iterations an epoch, and knows which images were read.
         dataset: `files(index)` names the files of a sample.
-        num_workers (int): processes that read.
-        use_vdl (bool): write for VisualDL.
+        num_workers: processes that read.
+        use_vdl: write for VisualDL.
     """
 
-    def __init__(self, save_dir, done, iters, log_iters, sampler, dataset, num_workers, use_vdl):
+    def __init__(
+        self,
+        save_dir: str,
+        done: int,
+        iters: int,
+        log_iters: int,
+        sampler: TrainingSampler,
+        dataset: Dataset,
+        num_workers: int,
+        use_vdl: bool,
+    ) -> None:
         self._save_dir, self._iters, self._log_iters = save_dir, iters, log_iters
         self._sampler, self._dataset, self._num_workers = sampler, dataset, num_workers
         self._writes, self._done, self._use_vdl = distributed.rank() == 0, done, use_vdl
-        self._terms, self._seconds, self._reader_seconds = [], 0.0, 0.0
+        self._terms: list[Tensor] = []
+        self._seconds = self._reader_seconds = 0.0
 
-    def __enter__(self):
+    def __enter__(self) -> TrainingLog:
         self._writer = None
         if self._writes:
             _keep_records(self._metrics, self._done)
@@ -56,7 +75,7 @@ class TrainingLog:
         self.restart_timer()
         return self
 
-    def __exit__(self, error, *_):
+    def __exit__(self, error: type | None, *_: object) -> None:
         self._bar.close()
         if self._writer:
             self._writer.close()
@@ -68,11 +87,11 @@ class TrainingLog:
     def _metrics(self):
         return os.path.join(self._save_dir, RECORDS)
 
-    def restart_timer(self):
+    def restart_timer(self) -> None:
         """Leaves out the time since the last step, which went into something else than training."""
         self._last = time.perf_counter()
 
-    def step(self, iteration, terms, lr, reader_seconds):
+    def step(self, iteration: int, terms: Tensor, lr: float, reader_seconds: float) -> None:
         """Takes in an iteration's loss terms (a tensor, which is read only when a line is due), and may log a line.
 
         Raises:
@@ -88,7 +107,7 @@ class TrainingLog:
             self._report(iteration, lr)
             self._terms, self._seconds, self._reader_seconds = [], 0.0, 0.0
 
-    def require_finite(self, model):
+    def require_finite(self, model: nn.Layer) -> None:
         """Raises UserError if a loss since the last line, or a weight of the model, is not finite: nothing to be saved."""
         self._losses()
         for name, value in model.state_dict().items():
@@ -131,7 +150,7 @@ class TrainingLog:
             scalars.update({f"loss_{index}": value for index, value in enumerate(terms)})
         self._record("Train", iteration, scalars, epoch=epoch)
 
-    def evaluation(self, matrix, progress, pictures):
+    def evaluation(self, matrix: ConfusionMatrix, progress: Progress, pictures: Sequence) -> None:
         """Reports an evaluation, the best one so far, and pictures, a list of [H, W, 3] (blue, green, red) uint8."""
         iteration = progress.evaluated
         self._say(
@@ -140,8 +159,9 @@ class TrainingLog:
         )
         scalars = {"mIoU": matrix.mean_iou(), "Acc": matrix.pixel_accuracy(), "mAcc": matrix.mean_accuracy()}
         self._record("Evaluate", iteration, scalars, class_iou=[_json_number(value) for value in matrix.class_iou()])
-        for index, picture in enumerate(pictures if self._writer else ()):
-            self._writer.add_image(f"Validation/{index}", picture[..., ::-1], iteration)
+        for index, picture in enumerate(pictures):
+            if self._writer:
+                self._writer.add_image(f"Validation/{index}", picture[..., ::-1], iteration)
 
     def _say(self, line):
         with tqdm.external_write_mode(file=sys.stdout):
@@ -167,7 +187,7 @@ def _json_number(value):
     return float(value) if np.isfinite(value) else None
 
 
-def read_records(path):
+def read_records(path: str) -> list[dict]:
     """Returns the records of a metrics.jsonl, dicts with `group` ("Train" or "Evaluate") and `iteration`.
 
     A last line that was cut off is left out.

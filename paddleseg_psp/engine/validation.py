@@ -1,15 +1,24 @@
 """What happens at each validation of a training: metrics, pictures, the best model."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import paddle
+from paddle import nn
+from paddle.io import Dataset
 
 from paddleseg_psp.data import CheckedDataset
 from paddleseg_psp.engine import distributed
+from paddleseg_psp.engine.checkpoint import Checkpoints, Progress
 from paddleseg_psp.engine.evaluator import evaluate
 from paddleseg_psp.engine.inference import predict_classes
+from paddleseg_psp.engine.interruption import Interruption
+from paddleseg_psp.engine.training_log import TrainingLog
+from paddleseg_psp.engine.weight_average import WeightAverage
 from paddleseg_psp.files import atomic_path
 from paddleseg_psp.visual import color_map, draw_comparison, viewable
 
@@ -23,16 +32,25 @@ class Validation:
     Args:
         model (Layer), average (WeightAverage), checkpoints (Checkpoints): of the training.
         dataset: a data set of paddleseg or this package, mode "val"; None evaluates nothing.
-        save_dir (str): gets validation/iter_<n>_<k>.png, the same few images each time.
-        options (dict): further arguments of `evaluate`.
+        save_dir: gets validation/iter_<n>_<k>.png, the same few images each time.
+        options: further arguments of `evaluate`.
         palette: a (red, green, blue) colour for each class, for pictures.
     """
 
-    def __init__(self, model, average, checkpoints, dataset, save_dir, options, palette):
+    def __init__(
+        self,
+        model: nn.Layer,
+        average: WeightAverage,
+        checkpoints: Checkpoints,
+        dataset: Dataset,
+        save_dir: str,
+        options: dict,
+        palette: Sequence[Sequence[int]] | None,
+    ) -> None:
         self._model, self._average, self._checkpoints = model, average, checkpoints
         self._dataset, self._save_dir, self._options, self._palette = dataset, save_dir, options, palette
 
-    def run(self, progress, interruption, log):
+    def run(self, progress: Progress, interruption: Interruption, log: TrainingLog) -> bool:
         """Evaluates the network as it is now and takes the result into `progress`; returns False if there was nothing to do."""
         iteration = progress.iteration
         if self._dataset is None or progress.evaluated == iteration:

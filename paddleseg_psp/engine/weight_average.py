@@ -1,8 +1,12 @@
 """An exponential moving average of a network's weights."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterator
 
 import paddle
+from paddle import nn
 
 
 class WeightAverage:
@@ -11,30 +15,32 @@ class WeightAverage:
     Early on the decay is iteration / (iteration + 1), so that the random start does not weigh on the average.
 
     Args:
-        model (Layer): the network.
-        decay (float|None): None averages nothing, and every method does nothing.
+        model: the network.
+        decay: None averages nothing, and every method does nothing.
     """
 
-    def __init__(self, model, decay):
+    def __init__(self, model: nn.Layer, decay: float | None) -> None:
         self._model, self._decay = model, decay
         self._average = {name: value.astype("float32").clone() for name, value in self._weights()}
 
     @property
-    def enabled(self):
+    def enabled(self) -> bool:
         return self._decay is not None
 
     def _weights(self):
         state = self._model.state_dict() if self.enabled else {}
         return [(name, value.detach()) for name, value in state.items() if paddle.is_floating_point(value)]
 
-    def update(self, iteration):
+    def update(self, iteration: int) -> None:
         """Takes in the weights after an iteration (counted from 1)."""
-        decay = min(self._decay, iteration / (iteration + 1)) if self.enabled else None
+        if self._decay is None:
+            return
+        decay = min(self._decay, iteration / (iteration + 1))
         for name, value in self._weights():
             self._average[name].lerp_(value.astype("float32"), 1 - decay)
 
     @contextlib.contextmanager
-    def applied(self):
+    def applied(self) -> Iterator[None]:
         """The network has the averaged weights inside the block, and its own again after it."""
         own = {name: value.clone() for name, value in self._weights()}
         self._set(self._average)
@@ -47,8 +53,8 @@ class WeightAverage:
         for name, value in self._weights():
             value.copy_(values[name].astype(value.dtype), False)
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         return dict(self._average)
 
-    def set_state_dict(self, state):
+    def set_state_dict(self, state: dict) -> None:
         self._average = {name: paddle.to_tensor(state[name]) for name in self._average}

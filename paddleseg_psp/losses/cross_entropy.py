@@ -1,8 +1,12 @@
 """Cross-entropy over pixels, plain and on the hardest pixels; paddleseg's own do not run on Paddle 3."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import paddle
 import paddle.nn.functional as F
-from paddle import nn
+from paddle import Tensor, nn
 
 from paddleseg_psp.registry import register
 
@@ -32,21 +36,27 @@ class CrossEntropyLoss(_PixelLoss):
     """Cross-entropy of logits [N, C, H, W] with labels [N, H, W], averaged over pixels -> scalar.
 
     Args:
-        weight (list of float|None): a weight for each class; the average is then weighted.
-        ignore_index (int): the label value that counts for nothing.
-        top_k_percent_pixels (float): average over this share of the pixels, those with the largest loss.
-        avg_non_ignore (bool): divide by the weight of the pixels that count; False divides by the number of all pixels, as
+        weight: a weight for each class; the average is then weighted.
+        ignore_index: the label value that counts for nothing.
+        top_k_percent_pixels: average over this share of the pixels, those with the largest loss.
+        avg_non_ignore: divide by the weight of the pixels that count; False divides by the number of all pixels, as
             mmsegmentation does.
     """
 
-    def __init__(self, weight=None, ignore_index=255, top_k_percent_pixels=1.0, avg_non_ignore=True):
+    def __init__(
+        self,
+        weight: Sequence[float] | None = None,
+        ignore_index: int = 255,
+        top_k_percent_pixels: float = 1.0,
+        avg_non_ignore: bool = True,
+    ) -> None:
         super().__init__(weight, ignore_index)
         if not 0 < top_k_percent_pixels <= 1:
             raise ValueError(f"top_k_percent_pixels must be above 0 and at most 1, not {top_k_percent_pixels}")
         self.top_k_percent_pixels = top_k_percent_pixels
         self.avg_non_ignore = avg_non_ignore
 
-    def forward(self, logits, label):
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         loss, weight = self._pixel_losses(logits, label)
         loss, weight = (loss * weight).flatten(), weight.flatten()
         if self.top_k_percent_pixels < 1:
@@ -64,18 +74,20 @@ class OhemCrossEntropyLoss(_PixelLoss):
     Online hard example mining; arguments as in PaddleSeg.
 
     Args:
-        thresh (float): the probability above which a pixel is easy.
-        min_kept (int): keep at least this many pixels of the batch, the hardest ones.
-        ignore_index (int): the label value that counts for nothing.
-        weight (list of float|None): a weight for each class.
+        thresh: the probability above which a pixel is easy.
+        min_kept: keep at least this many pixels of the batch, the hardest ones.
+        ignore_index: the label value that counts for nothing.
+        weight: a weight for each class.
     """
 
-    def __init__(self, thresh=0.7, min_kept=10000, ignore_index=255, weight=None):
+    def __init__(
+        self, thresh: float = 0.7, min_kept: int = 10000, ignore_index: int = 255, weight: Sequence[float] | None = None
+    ) -> None:
         super().__init__(weight, ignore_index)
         self.thresh = thresh
         self.min_kept = min_kept
 
-    def forward(self, logits, label):
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         loss, weight = self._pixel_losses(logits, label)
         loss, weight = loss.flatten(), weight.flatten()
         probability = paddle.exp(-loss.detach())

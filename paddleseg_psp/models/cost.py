@@ -1,8 +1,11 @@
 """What a network holds and computes."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
@@ -14,11 +17,11 @@ class Cost:
     """Of a part of a network at an input shape.
 
     Attributes:
-        parameters (int): numbers that are learned.
-        multiply_adds (int): of convolutions and products, as they are computed here.
-        multiply_adds_published (int): the same for the network as papers and other programs have it: the pyramid's branches
+        parameters: numbers that are learned.
+        multiply_adds: of convolutions and products, as they are computed here.
+        multiply_adds_published: the same for the network as papers and other programs have it: the pyramid's branches
             resized before they are fused, the attention's matrix with all its zeros.
-        activations (int): bytes of the outputs of all its layers in float32, which training keeps for the backward pass.
+        activations: bytes of the outputs of all its layers in float32, which training keeps for the backward pass.
     """
 
     parameters: int = 0
@@ -28,19 +31,19 @@ class Cost:
 
 
 @paddle.no_grad()
-def costs(model, shape, training=False, depth=1):
+def costs(model: nn.Layer, shape: Sequence[int], training: bool = False, depth: int = 1) -> OrderedDict[str, Cost]:
     """Returns what the parts of a network cost at an input shape (N, C, H, W).
 
     Normalizations, activations, pooling and resizing count no multiply-adds, as is usual. A layer that computes with more
     than its sublayers says so in `own_multiply_adds(shape, as_published)`.
 
     Args:
-        model (Layer): the network; it is left as it was.
-        training (bool): with what is there in training only: the auxiliary classifier.
-        depth (int): 1 for direct sublayers as parts, 2 for theirs.
+        model: the network; it is left as it was.
+        training: with what is there in training only: the auxiliary classifier.
+        depth: 1 for direct sublayers as parts, 2 for theirs.
 
     Returns:
-        OrderedDict: name -> Cost.
+        The parts' costs, by name.
     """
     parts, handles = OrderedDict(), []
 
@@ -68,7 +71,7 @@ def costs(model, shape, training=False, depth=1):
     return parts
 
 
-def multiply_adds(model, shape):
+def multiply_adds(model: nn.Layer, shape: Sequence[int]) -> dict[str, int]:
     """Returns the multiply-adds of a network's direct sublayers in evaluation, {name: int}; see `costs`."""
     return OrderedDict((name, cost.multiply_adds) for name, cost in costs(model, shape).items())
 

@@ -1,5 +1,11 @@
 """PSANet: point-wise spatial attention network."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paddle import Tensor, nn
+
 from paddleseg_psp.models.backbones import output_stride
 from paddleseg_psp.models.layers import Classifier, PointWiseSpatialAttention, covering_mask_size
 from paddleseg_psp.models.segmentor import Segmentor
@@ -13,22 +19,22 @@ class PSANet(Segmentor):
     Parameter names are those of PSANet_paddle's PSANet. The auxiliary logits are there in training only.
 
     Args:
-        num_classes (int): classes.
-        backbone (Layer): see `Segmentor`.
+        num_classes: classes.
+        backbone: see `Segmentor`.
         backbone_indices: feature maps of the auxiliary and of the main head.
-        enable_auxiliary_loss (bool): train an auxiliary classifier.
+        enable_auxiliary_loss: train an auxiliary classifier.
         psa_type, compact, shrink_factor, normalization_factor, psa_softmax: see `PointWiseSpatialAttention`.
-        mask_h, mask_w (int|None): the mask in positions of the shrunk feature map. None means the smallest mask that covers
+        mask_h, mask_w: the mask in positions of the shrunk feature map. None means the smallest mask that covers
             an image of crop_size.
         crop_size: (height, width) of the training crop; a configuration fills it in from its training transforms.
-        use_psa (bool): False leaves the attention out.
-        mid_channels, head_channels, aux_channels (int): inside the attention, in front of the classifier, in front of the
+        use_psa: False leaves the attention out.
+        mid_channels, head_channels, aux_channels: inside the attention, in front of the classifier, in front of the
             auxiliary classifier.
-        dropout (float): in front of both classifiers.
-        align_corners (bool): how logits are resized to the image.
-        pretrained (str|None): path or URL of weights for the whole network.
-        channel_dropout (bool): drop whole channels, as semseg and mmsegmentation do.
-        convention (str): "semseg" or "mmsegmentation"; see `PointWiseSpatialAttention`.
+        dropout: in front of both classifiers.
+        align_corners: how logits are resized to the image.
+        pretrained: path or URL of weights for the whole network.
+        channel_dropout: drop whole channels, as semseg and mmsegmentation do.
+        convention: "semseg" or "mmsegmentation"; see `PointWiseSpatialAttention`.
 
     Raises:
         ValueError: neither a mask size nor a crop size, or an option that `PointWiseSpatialAttention` refuses.
@@ -36,28 +42,28 @@ class PSANet(Segmentor):
 
     def __init__(
         self,
-        num_classes,
-        backbone,
-        backbone_indices=(2, 3),
-        enable_auxiliary_loss=True,
-        psa_type="bi-direction",
-        compact=False,
-        shrink_factor=2,
-        mask_h=None,
-        mask_w=None,
-        crop_size=None,
-        normalization_factor=1.0,
-        psa_softmax=True,
-        dropout=0.1,
-        use_psa=True,
-        mid_channels=512,
-        head_channels=512,
-        aux_channels=256,
-        align_corners=False,
-        pretrained=None,
-        channel_dropout=False,
-        convention="semseg",
-    ):
+        num_classes: int,
+        backbone: nn.Layer,
+        backbone_indices: Sequence[int] = (2, 3),
+        enable_auxiliary_loss: bool = True,
+        psa_type: str = "bi-direction",
+        compact: bool = False,
+        shrink_factor: int = 2,
+        mask_h: int | None = None,
+        mask_w: int | None = None,
+        crop_size: Sequence[int] | None = None,
+        normalization_factor: float | None = 1.0,
+        psa_softmax: bool = True,
+        dropout: float = 0.1,
+        use_psa: bool = True,
+        mid_channels: int = 512,
+        head_channels: int = 512,
+        aux_channels: int = 256,
+        align_corners: bool = False,
+        pretrained: str | None = None,
+        channel_dropout: bool = False,
+        convention: str = "semseg",
+    ) -> None:
         super().__init__(backbone, backbone_indices, align_corners)
         auxiliary_channels, main_channels = self.feature_channels
         self.psa = None
@@ -82,14 +88,14 @@ class PSANet(Segmentor):
                 align_corners,
             )
             main_channels *= 2
-        options = {"dropout_rate": dropout, "channel_dropout": channel_dropout, "conv_bias": False}
-        self.head = Classifier(main_channels, head_channels, num_classes, **options)
+        options = (dropout, channel_dropout, False)
+        self.head = Classifier(main_channels, head_channels, num_classes, *options)
         self.aux_head = None
         if enable_auxiliary_loss:
-            self.aux_head = Classifier(auxiliary_channels, aux_channels, num_classes, **options)
+            self.aux_head = Classifier(auxiliary_channels, aux_channels, num_classes, *options)
         self.load_pretrained(pretrained)
 
-    def logits(self, auxiliary, main):
+    def logits(self, auxiliary: Tensor, main: Tensor) -> list[Tensor]:
         logits = [self.head(main if self.psa is None else self.psa(main))]
         if self.training and self.aux_head is not None:
             logits.append(self.aux_head(auxiliary))

@@ -1,6 +1,10 @@
 """PSPNet: pyramid scene parsing network."""
 
-from paddle import nn
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paddle import Tensor, nn
 
 from paddleseg_psp.models.layers import Classifier, PyramidPooling, dropout_layer
 from paddleseg_psp.models.segmentor import Segmentor
@@ -10,14 +14,16 @@ from paddleseg_psp.registry import register
 class PSPNetHead(nn.Layer):
     """Pyramid pooling and a classifier on the main feature map, a convolutional classifier on the auxiliary one."""
 
-    def __init__(self, pyramid, num_classes, out_channels, dropout, auxlayer):
+    def __init__(
+        self, pyramid: nn.Layer, num_classes: int, out_channels: int, dropout: nn.Layer, auxlayer: nn.Layer | None
+    ) -> None:
         super().__init__()
         self.psp_module = pyramid
         self.dropout = dropout
         self.conv = nn.Conv2D(out_channels, num_classes, kernel_size=1)
         self.auxlayer = auxlayer
 
-    def forward(self, auxiliary, main):
+    def forward(self, auxiliary: Tensor, main: Tensor) -> list[Tensor]:
         logits = [self.conv(self.dropout(self.psp_module(main)))]
         if self.training and self.auxlayer is not None:
             logits.append(self.auxlayer(auxiliary))
@@ -31,37 +37,37 @@ class PSPNet(Segmentor):
     Parameter names are those of PaddleSeg's PSPNet. The auxiliary logits are there in training only.
 
     Args:
-        num_classes (int): classes.
-        backbone (Layer): see `Segmentor`.
+        num_classes: classes.
+        backbone: see `Segmentor`.
         backbone_indices: feature maps of the auxiliary and of the main head.
-        pp_out_channels (int): channels in front of the classifier.
+        pp_out_channels: channels in front of the classifier.
         bin_sizes: cells per side of the pyramid's levels; [] turns pyramid pooling off.
-        enable_auxiliary_loss (bool): train an auxiliary classifier.
-        dropout (float): in front of both classifiers.
-        align_corners (bool): in all resizing; True suits sizes 8k + 1, False even sizes.
-        pretrained (str|None): path or URL of weights for the whole network.
-        branch_channels (int|None): channels of a level of the pyramid; None shares the backbone's channels among the levels.
-        aux_channels (int|None): inside the auxiliary classifier; None means a quarter of its input's.
-        conv_bias (bool): biases in front of normalizations, without effect; PaddleSeg has them, semseg does not.
-        channel_dropout (bool): drop whole channels, as semseg and mmsegmentation do.
+        enable_auxiliary_loss: train an auxiliary classifier.
+        dropout: in front of both classifiers.
+        align_corners: in all resizing; True suits sizes 8k + 1, False even sizes.
+        pretrained: path or URL of weights for the whole network.
+        branch_channels: channels of a level of the pyramid; None shares the backbone's channels among the levels.
+        aux_channels: inside the auxiliary classifier; None means a quarter of its input's.
+        conv_bias: biases in front of normalizations, without effect; PaddleSeg has them, semseg does not.
+        channel_dropout: drop whole channels, as semseg and mmsegmentation do.
     """
 
     def __init__(
         self,
-        num_classes,
-        backbone,
-        backbone_indices=(2, 3),
-        pp_out_channels=1024,
-        bin_sizes=(1, 2, 3, 6),
-        enable_auxiliary_loss=True,
-        dropout=0.1,
-        align_corners=False,
-        pretrained=None,
-        branch_channels=None,
-        aux_channels=None,
-        conv_bias=True,
-        channel_dropout=False,
-    ):
+        num_classes: int,
+        backbone: nn.Layer,
+        backbone_indices: Sequence[int] = (2, 3),
+        pp_out_channels: int = 1024,
+        bin_sizes: Sequence[int | None] = (1, 2, 3, 6),
+        enable_auxiliary_loss: bool = True,
+        dropout: float = 0.1,
+        align_corners: bool = False,
+        pretrained: str | None = None,
+        branch_channels: int | None = None,
+        aux_channels: int | None = None,
+        conv_bias: bool = True,
+        channel_dropout: bool = False,
+    ) -> None:
         super().__init__(backbone, backbone_indices, align_corners)
         auxiliary, main = self.feature_channels
         pyramid = PyramidPooling(
@@ -74,5 +80,5 @@ class PSPNet(Segmentor):
         self.head = PSPNetHead(pyramid, num_classes, pp_out_channels, dropout_layer(dropout, channel_dropout), auxlayer)
         self.load_pretrained(pretrained)
 
-    def logits(self, auxiliary, main):
+    def logits(self, auxiliary: Tensor, main: Tensor) -> list[Tensor]:
         return self.head(auxiliary, main)

@@ -1,5 +1,7 @@
 """Files of weights: `.pdparams`, read without running code from them, and `.safetensors`; loading them into a network."""
 
+from __future__ import annotations
+
 import os
 import pickle
 from urllib.parse import urlparse
@@ -7,6 +9,7 @@ from urllib.parse import urlparse
 import numpy as np
 import paddle
 import safetensors.numpy
+from paddle import nn
 from paddleseg.utils import logger
 
 from paddleseg_psp.errors import UserError
@@ -34,7 +37,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def read_weights(path):
+def read_weights(path: str) -> dict[str, np.ndarray]:
     """Returns the dict {name: numpy array} in a `.pdparams` (or `.pdopt`) or `.safetensors` file.
 
     Raises:
@@ -65,7 +68,7 @@ def _unpickled(path):
         return _ArrayUnpickler(file, encoding="latin1").load()
 
 
-def write_weights(path, weights):
+def write_weights(path: str, weights: dict) -> None:
     """Writes the dict {name: numpy array} to a `.pdparams` or `.safetensors` file, whole or not at all.
 
     Raises:
@@ -83,13 +86,13 @@ def write_weights(path, weights):
         raise UserError(f"{path} could not be written: {error.strerror}")
 
 
-def load_weights(layer, path, strict=False):
+def load_weights(layer: nn.Layer, path: str, strict: bool = False) -> None:
     """Loads a file of weights, local or at a URL, into a layer and logs what was left out.
 
     Args:
-        layer (paddle.nn.Layer): the network or backbone.
-        path (str): path or URL; a URL is downloaded once into PaddleSeg's cache.
-        strict (bool): every parameter of the layer must be in the file with its shape. Otherwise half of them must, so that
+        layer: the network or backbone.
+        path: path or URL; a URL is downloaded once into PaddleSeg's cache.
+        strict: every parameter of the layer must be in the file with its shape. Otherwise half of them must, so that
             a backbone without its classifier loads, and weights of another network do not pass unseen.
 
     Raises:

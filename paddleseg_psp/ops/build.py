@@ -10,6 +10,8 @@ builds it into the package ahead of its first use. What is not found there is bu
 says how things stand.
 """
 
+from __future__ import annotations
+
 import concurrent.futures
 import contextlib
 import functools
@@ -46,16 +48,16 @@ _log = logging.getLogger("paddleseg_psp")
 _lock = threading.Lock()
 
 
-def load_operator(required=False):
+def load_operator(required: bool = False) -> bool:
     """Registers the native operator with Paddle, building it first where need be; later calls only repeat the answer.
 
     A process that runs an exported model must call it before it reads the model.
 
     Args:
-        required (bool): raise where the operator cannot be had, instead of returning False.
+        required: raise where the operator cannot be had, instead of returning False.
 
     Returns:
-        bool: whether the operators can run natively on the current device. If not, the first call logs a warning that says why
+        Whether the operators can run natively on the current device. If not, the first call logs a warning that says why
         and what to do.
 
     Raises:
@@ -69,17 +71,17 @@ def load_operator(required=False):
     return not problem
 
 
-def cache_folder():
+def cache_folder() -> Path:
     """Returns the folder of operators built on first use."""
     return Path(os.environ.get("PADDLESEG_PSP_CACHE") or os.path.expanduser("~/.cache/paddleseg_psp"))
 
 
-def find_library():
+def find_library() -> Path | None:
     """Returns the path of a library that fits this Paddle, these sources and this compiler, or None."""
     return next(filter(None, (variant.find() for variant in _variants())), None)
 
 
-def build_library(folder):
+def build_library(folder: Path) -> Path:
     """Builds the library into a folder, unless another process has done so meanwhile, and returns its path.
 
     Raises:
@@ -249,7 +251,7 @@ def _registered():
     return OPERATORS[0] in framework.OpProtoHolder.instance().op_proto_map
 
 
-def register(library):
+def register(library: Path) -> str | None:
     """Registers the operators in a library with Paddle, unless they are. Returns what went wrong, or None."""
     if _registered():
         return None
@@ -309,7 +311,7 @@ def _digest(parts):
     return digest.hexdigest()[:12]
 
 
-def main():
+def main() -> None:
     """Builds the operator into the package, or into the cache where the package is read-only; prints where it is."""
     try:
         try:

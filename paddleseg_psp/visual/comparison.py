@@ -1,5 +1,9 @@
 """One picture that shows images beside their labels and predictions."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -9,12 +13,14 @@ _FONT, _INK, _PAPER = cv2.FONT_HERSHEY_SIMPLEX, (40, 40, 40), 255
 _PANEL_WIDTH, _MARGIN, _LINE = 320, 8, 22  # pixels
 
 
-def draw_comparison(rows, titles, class_names, colors):
+def draw_comparison(
+    rows: Sequence[Sequence[np.ndarray]], titles: list[str], class_names: Sequence[str], colors: np.ndarray
+) -> np.ndarray:
     """Returns a picture [H, W, 3] (blue, green, red) uint8: a row an image, a column for it and each of its class maps.
 
     Args:
         rows: (image [h, w, 3] uint8, list of class maps [h, w]) pairs.
-        titles (list of str): of the class maps.
+        titles: of the class maps.
         class_names: names; the legend has the classes that occur.
         colors: uint8 [256, 3] (red, green, blue), see `color_map`.
     """
@@ -28,7 +34,7 @@ def draw_comparison(rows, titles, class_names, colors):
     return np.concatenate(lines)
 
 
-def draw_panels(rows):
+def draw_panels(rows: Sequence) -> np.ndarray:
     """Returns a picture of rows of panels, under the titles of the first row.
 
     Args:

@@ -1,15 +1,17 @@
 """A confusion matrix as a picture."""
 
+from __future__ import annotations
+
 import numpy as np
 
 
-def draw_confusion_matrix(counts, names, path):
+def draw_confusion_matrix(counts: np.ndarray, names: list[str], path: str) -> None:
     """Writes a picture of which class is taken for which: each row is a label's class, in shares of its pixels.
 
     Args:
-        counts (array): int64 [classes, classes], label by prediction.
-        names (list of str): of the classes.
-        path (str): a PNG file.
+        counts: int64 [classes, classes], label by prediction.
+        names: of the classes.
+        path: a PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,21 +1,26 @@
 """What the context modules of a network look at."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+from paddle import Tensor, nn
 
 from paddleseg_psp.models.layers import PointWiseSpatialAttention, PyramidPooling
 from paddleseg_psp.ops.psamask.reference import psa_mask
 
 
 @paddle.no_grad()
-def attention_maps(model, image, point):
+def attention_maps(model: nn.Layer, image: Tensor, point: Sequence[int]) -> dict[str, np.ndarray]:
     """Returns how PSANet's attention connects a point of an image with all others.
 
     Args:
-        model (Layer): a network with a `PointWiseSpatialAttention`, in evaluation.
-        image (Tensor): [1, C, H, W].
+        model: a network with a `PointWiseSpatialAttention`, in evaluation.
+        image: [1, C, H, W].
         point: (row, column) in pixels.
 
     Returns:
@@ -57,15 +62,15 @@ def _connections(attention, mask, direction, point, size):
 
 
 @paddle.no_grad()
-def pyramid_maps(model, image):
+def pyramid_maps(model: nn.Layer, image: Tensor) -> dict[str, np.ndarray]:
     """Returns how strongly each level of PSPNet's pyramid answers in each of its cells.
 
     Args:
-        model (Layer): a network with a `PyramidPooling`, in evaluation.
-        image (Tensor): [1, C, H, W].
+        model: a network with a `PyramidPooling`, in evaluation.
+        image: [1, C, H, W].
 
     Returns:
-        dict: cells per side -> array [cells, cells], the mean of the level's channels.
+        Cells per side -> array [cells, cells], the mean of the level's channels.
 
     Raises:
         ValueError: a network without a pyramid.
@@ -91,12 +96,12 @@ def _only(model, kind):
     return found[0]
 
 
-def heat(image, values, point=None, smooth=True):
+def heat(image: np.ndarray, values: np.ndarray, point: Sequence[int] | None = None, smooth: bool = True) -> np.ndarray:
     """Returns an image [H, W, 3] (blue, green, red) uint8 under an array [h, w] in colours, blue (least) to red (most).
 
     Args:
         point: (row, column) to mark, or None.
-        smooth (bool): resize the array smoothly; False shows its cells.
+        smooth: resize the array smoothly; False shows its cells.
     """
     height, width = image.shape[:2]
     spread = values.max() - values.min()

@@ -1,17 +1,19 @@
 """Curves of trainings."""
 
+from __future__ import annotations
+
 import numpy as np
 
 _PANELS = (("Train", "loss"), ("Train", "lr"), ("Evaluate", "mIoU"))
 _SMOOTHED = 25  # a loss is averaged over this part of the run, 1/25
 
 
-def draw_curves(runs, path):
+def draw_curves(runs: dict, path: str) -> None:
     """Writes a picture of loss, learning rate and mIoU over the iterations.
 
     Args:
-        runs (dict): for each run's name its records, as `read_records` gives them.
-        path (str): a PNG file.
+        runs: for each run's name its records, as `read_records` gives them.
+        path: a PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

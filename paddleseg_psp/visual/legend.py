@@ -1,14 +1,18 @@
 """Which colour means which class."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 _ROWS = 30  # of a column
 
 
-def draw_legend(entries, path):
+def draw_legend(entries: Sequence, path: str) -> None:
     """Writes a picture of colours and what they mean.
 
     Args:
         entries: (text, (red, green, blue)) pairs.
-        path (str): a PNG file.
+        path: a PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -17,6 +21,6 @@ def draw_legend(entries, path):
     columns = -(-len(entries) // _ROWS)
     figure = Figure(figsize=(3 * columns, 0.3 + 0.25 * min(len(entries), _ROWS)))
     FigureCanvasAgg(figure)
-    patches = [Patch(color=[value / 255 for value in color], label=text) for text, color in entries]
+    patches = [Patch(color=tuple(value / 255 for value in color), label=text) for text, color in entries]
     figure.legend(handles=patches, loc="center", ncols=columns, frameon=False)
     figure.savefig(path, dpi=100, format="png")

@@ -1,5 +1,9 @@
 """Class maps as pictures."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from paddleseg.utils.visualize import get_color_map_list, get_pseudo_color_map
@@ -8,7 +12,7 @@ from PIL import Image
 IGNORED = 255  # the value of pixels that count for nothing, in the labels of all data sets
 
 
-def color_map(palette=None):
+def color_map(palette: Sequence[Sequence[int]] | None = None) -> np.ndarray:
     """Returns 256 colours as uint8 [256, 3] (red, green, blue): a palette's, then PaddleSeg's; black for ignored pixels."""
     custom = None if palette is None else [int(value) for color in palette for value in color]
     colors = np.array(get_color_map_list(256, custom_color=custom)[: 256 * 3], np.uint8).reshape(256, 3)
@@ -16,17 +20,17 @@ def color_map(palette=None):
     return colors
 
 
-def colorize(classes, colors):
+def colorize(classes: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Returns a class map [H, W] as an image [H, W, 3] (blue, green, red) uint8; classes from 256 on take the colours again."""
     return np.ascontiguousarray(np.take(colors[:, ::-1], classes, axis=0, mode="wrap"))
 
 
-def overlay(image, classes, colors, image_weight=0.6):
+def overlay(image: np.ndarray, classes: np.ndarray, colors: np.ndarray, image_weight: float = 0.6) -> np.ndarray:
     """Returns an image [H, W, 3] (blue, green, red) uint8 mixed with the colours of its class map [H, W]."""
     return cv2.addWeighted(image, image_weight, colorize(classes, colors), 1 - image_weight, 0)
 
 
-def save_classes(path, classes):
+def save_classes(path: str, classes: np.ndarray) -> None:
     """Writes a class map [H, W] as a grey PNG whose pixels are the class indices: 8 bits or, where one is above 255, 16.
 
     `path` may be an open file.
@@ -34,7 +38,7 @@ def save_classes(path, classes):
     Image.fromarray(classes.astype(np.uint8 if classes.max(initial=0) < 256 else np.uint16)).save(path, "PNG")
 
 
-def save_index_png(path, classes, colors):
+def save_index_png(path: str, classes: np.ndarray, colors: np.ndarray) -> None:
     """Writes a class map [H, W] as a PNG whose pixels are the class indices and whose palette has the colours.
 
     Palettes have 256 colours: with a class above that, the pixels have the colours themselves. `path` may be an open file.
@@ -46,7 +50,7 @@ def save_index_png(path, classes, colors):
     picture.save(path, "PNG")
 
 
-def viewable(image):
+def viewable(image: np.ndarray) -> np.ndarray:
     """Returns an image [H, W] or [H, W, C] of any type as a picture [H, W, 3] (blue, green, red) uint8.
 
     Of more than three channels it shows the first three; values beyond 8 bits are scaled to the range that the image has.

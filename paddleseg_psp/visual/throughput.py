@@ -1,13 +1,17 @@
 """Images a second as a picture."""
 
+from __future__ import annotations
 
-def draw_throughput(points, title, path):
+from collections.abc import Sequence
+
+
+def draw_throughput(points: Sequence, title: str, path: str) -> None:
     """Writes a picture of images a second over the batch size.
 
     Args:
         points: (name of a curve, batch size, images a second) triples.
-        title (str): of the picture.
-        path (str): a PNG file.
+        title: of the picture.
+        path: a PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

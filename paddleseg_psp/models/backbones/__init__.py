@@ -1,6 +1,9 @@
 """Backbones of this package; ResNet18_vd, ResNet50_vd, ResNet101_vd and others come from paddleseg."""
 
+from __future__ import annotations
+
 import paddle
+from paddle import nn
 
 from paddleseg_psp.models.backbones.resnet import DEPTHS, STRIDES_AND_DILATIONS, ResNet, ResNet50_v1c, ResNet101_v1c
 
@@ -8,7 +11,7 @@ __all__ = ["DEPTHS", "STRIDES_AND_DILATIONS", "ResNet", "ResNet50_v1c", "ResNet1
 
 
 @paddle.no_grad()
-def output_stride(backbone, index):
+def output_stride(backbone: nn.Layer, index: int) -> int:
     """Returns how many pixels of the image one position of feature map `index` stands for, found on a small input."""
     side, was_training = 64, backbone.training
     channels = next(parameter.shape[1] for parameter in backbone.parameters() if parameter.ndim == 4)

@@ -1,6 +1,10 @@
 """ResNet as semseg, mmsegmentation and torchvision have it."""
 
-from paddle import nn
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paddle import Tensor, nn
 from paddleseg.models.layers import SyncBatchNorm
 
 from paddleseg_psp.models.weights import load_weights
@@ -37,14 +41,14 @@ class BasicBlock(_Block):
 
     expansion = 1
 
-    def __init__(self, in_channels, width, stride, dilation, style="pytorch"):
+    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, style: str = "pytorch") -> None:
         super().__init__(in_channels, width, stride)
         self.conv1 = nn.Conv2D(in_channels, width, 3, stride, padding=dilation, dilation=dilation, bias_attr=False)
         self.bn1 = SyncBatchNorm(width)
         self.conv2 = nn.Conv2D(width, width, 3, padding=1, bias_attr=False)
         self.bn2 = SyncBatchNorm(width)
 
-    def residual(self, x):
+    def residual(self, x: Tensor) -> Tensor:
         return self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
 
 
@@ -53,7 +57,7 @@ class Bottleneck(_Block):
 
     expansion = 4
 
-    def __init__(self, in_channels, width, stride, dilation, style="pytorch"):
+    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, style: str = "pytorch") -> None:
         super().__init__(in_channels, 4 * width, stride)
         strides = (1, stride) if style == "pytorch" else (stride, 1)
         self.conv1 = nn.Conv2D(in_channels, width, 1, strides[0], bias_attr=False)
@@ -63,7 +67,7 @@ class Bottleneck(_Block):
         self.conv3 = nn.Conv2D(width, 4 * width, 1, bias_attr=False)
         self.bn3 = SyncBatchNorm(4 * width)
 
-    def residual(self, x):
+    def residual(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         return self.bn3(self.conv3(self.relu(self.bn2(self.conv2(x)))))
 
@@ -72,17 +76,17 @@ class ResNet(nn.Layer):
     """ResNet (He et al., CVPR 2016) with dilated last stages.
 
     Args:
-        depth (int): 18, 34, 50, 101 or 152.
-        output_stride (int): 8, 16 or 32; stages beyond it are dilated instead of strided.
-        in_channels (int): channels of the image.
-        base_channels (int): width of the first stage's blocks.
-        deep_stem (bool): three 3×3 convolutions at the start ("v1c") instead of one 7×7 ("v1b", torchvision's).
-        stem_channels (int): channels after the stem; inside a deep one there are half as many. mmsegmentation has 64, semseg
+        depth: 18, 34, 50, 101 or 152.
+        output_stride: 8, 16 or 32; stages beyond it are dilated instead of strided.
+        in_channels: channels of the image.
+        base_channels: width of the first stage's blocks.
+        deep_stem: three 3×3 convolutions at the start ("v1c") instead of one 7×7 ("v1b", torchvision's).
+        stem_channels: channels after the stem; inside a deep one there are half as many. mmsegmentation has 64, semseg
             128.
         dilations: of the four stages; None means those that the output stride needs.
-        contract_dilation (bool): halve the dilation of a dilated stage's first block, as mmsegmentation does; semseg does not.
-        style (str): "pytorch" or "caffe": whether a bottleneck's 3×3 or first 1×1 convolution has the stride.
-        pretrained (str|None): path or URL of weights.
+        contract_dilation: halve the dilation of a dilated stage's first block, as mmsegmentation does; semseg does not.
+        style: "pytorch" or "caffe": whether a bottleneck's 3×3 or first 1×1 convolution has the stride.
+        pretrained: path or URL of weights.
 
     Returns of forward: the feature maps of the four stages; `feat_channels` lists their channels.
 
@@ -92,17 +96,17 @@ class ResNet(nn.Layer):
 
     def __init__(
         self,
-        depth,
-        output_stride=8,
-        in_channels=3,
-        base_channels=64,
-        deep_stem=True,
-        stem_channels=64,
-        dilations=None,
-        contract_dilation=False,
-        style="pytorch",
-        pretrained=None,
-    ):
+        depth: int,
+        output_stride: int = 8,
+        in_channels: int = 3,
+        base_channels: int = 64,
+        deep_stem: bool = True,
+        stem_channels: int = 64,
+        dilations: Sequence[int] | None = None,
+        contract_dilation: bool = False,
+        style: str = "pytorch",
+        pretrained: str | None = None,
+    ) -> None:
         super().__init__()
         for name, value, allowed in (
             ("depth", depth, DEPTHS),
@@ -140,7 +144,7 @@ class ResNet(nn.Layer):
             layers += [SyncBatchNorm(outputs), nn.ReLU()]
         self.stem = nn.Sequential(*layers)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> list[Tensor]:
         x = self.maxpool(self.stem(x) if self.stem is not None else self.relu(self.bn1(self.conv1(x))))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):

@@ -1,10 +1,12 @@
 """Batch normalization that learns nothing more."""
 
+from __future__ import annotations
+
 from paddle import nn
 from paddle.nn.layer.norm import _BatchNormBase
 
 
-def freeze_batch_norm(layer):
+def freeze_batch_norm(layer: nn.Layer) -> None:
     """Makes every batch normalization in a layer use its running statistics, and keeps them and its parameters as they are.
 
     For fine-tuning with batches too small for statistics of their own.

@@ -1,7 +1,11 @@
 """The point-wise spatial attention module of PSANet."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 from paddleseg.models.layers import ConvBNReLU
 
 from paddleseg_psp.models.layers.resize import resize, spatial_size
@@ -11,14 +15,16 @@ PSA_TYPES = ("collect", "distribute", "bi-direction")  # PaddleSeg's 0, 1, 2 are
 CONVENTIONS = ("semseg", "mmsegmentation")
 
 
-def covering_mask_size(size, shrink_factor, output_stride=8, compact=False):
+def covering_mask_size(
+    size: Sequence[int], shrink_factor: int, output_stride: int = 8, compact: bool = False
+) -> tuple[int, ...]:
     """Returns the smallest mask (height, width) with which every position of the shrunk feature map reaches every other.
 
     Args:
         size: the (height, width) of the input image, in pixels.
-        shrink_factor (int): the shrinking in front of the attention.
-        output_stride (int): pixels of the image per position of the backbone's feature map.
-        compact (bool): the mask of compact mode, which is the feature map itself.
+        shrink_factor: the shrinking in front of the attention.
+        output_stride: pixels of the image per position of the backbone's feature map.
+        compact: the mask of compact mode, which is the feature map itself.
     """
     shrunk = [(side - 1) // (output_stride * shrink_factor) + 1 for side in size]
     return tuple(shrunk) if compact else tuple(2 * side - 1 for side in shrunk)
@@ -32,20 +38,20 @@ class PointWiseSpatialAttention(nn.Layer):
     PSANet_paddle.
 
     Args:
-        in_channels (int): C.
-        mid_channels (int): channels inside the attention.
-        psa_type (str|int): "collect", "distribute" or "bi-direction", or PaddleSeg's 0, 1, 2.
-        compact (bool): predict the attention over the whole map directly instead of over a mask around each position; then
+        in_channels: C.
+        mid_channels: channels inside the attention.
+        psa_type: "collect", "distribute" or "bi-direction", or PaddleSeg's 0, 1, 2.
+        compact: predict the attention over the whole map directly instead of over a mask around each position; then
             (mask_h, mask_w) must be the shrunk map, and inputs of another size are refused.
-        shrink_factor (int): shrinks the map by this factor before attention; 1 leaves it.
-        mask_h, mask_w (int): the mask in positions of the shrunk map, both odd; see `covering_mask_size`. "mmsegmentation"
+        shrink_factor: shrinks the map by this factor before attention; 1 leaves it.
+        mask_h, mask_w: the mask in positions of the shrunk map, both odd; see `covering_mask_size`. "mmsegmentation"
             takes even ones too, which reach one position less far up and left.
-        normalization_factor (float|None): the attended feature is divided by it; None means mask_h * mask_w.
-        psa_softmax (bool): softmax over each position's weights.
-        convention (str): "semseg" shrinks to (h - 1) // factor + 1 with aligned corners. "mmsegmentation" does so only where
+        normalization_factor: the attended feature is divided by it; None means mask_h * mask_w.
+        psa_softmax: softmax over each position's weights.
+        convention: "semseg" shrinks to (h - 1) // factor + 1 with aligned corners. "mmsegmentation" does so only where
             both sides are no multiples of the factor, otherwise shrinks to h // factor with corners not aligned; it pads the
             projection by 1, and in compact mode of a single branch transposes collect where semseg transposes distribute.
-        align_corners (bool): used by "mmsegmentation" alone, for resizing when shrink_factor is 1.
+        align_corners: used by "mmsegmentation" alone, for resizing when shrink_factor is 1.
 
     Raises:
         ValueError: an option outside the allowed ones, an even mask, or in compact mode an input of another size.
@@ -53,18 +59,18 @@ class PointWiseSpatialAttention(nn.Layer):
 
     def __init__(
         self,
-        in_channels,
-        mid_channels=512,
-        psa_type="bi-direction",
-        compact=False,
-        shrink_factor=2,
-        mask_h=59,
-        mask_w=59,
-        normalization_factor=1.0,
-        psa_softmax=True,
-        convention="semseg",
-        align_corners=True,
-    ):
+        in_channels: int,
+        mid_channels: int = 512,
+        psa_type: str | int = "bi-direction",
+        compact: bool = False,
+        shrink_factor: int = 2,
+        mask_h: int = 59,
+        mask_w: int = 59,
+        normalization_factor: float | None = 1.0,
+        psa_softmax: bool = True,
+        convention: str = "semseg",
+        align_corners: bool = True,
+    ) -> None:
         super().__init__()
         self.psa_type = PSA_TYPES[psa_type] if psa_type in (0, 1, 2) else psa_type
         if self.psa_type not in PSA_TYPES:
@@ -99,12 +105,12 @@ class PointWiseSpatialAttention(nn.Layer):
         )
         return reduce, attention
 
-    def full_mask_size(self, size):
+    def full_mask_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Returns the mask (height, width) that would reach everywhere on a feature map of a size (height, width)."""
         shrunk, _ = self._shrunk_size([int(side) for side in size])
         return tuple(shrunk) if self.compact else tuple(2 * side - 1 for side in shrunk)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         size = spatial_size(x)
         shrunk, align_corners = self._shrunk_size(size)
         if self.psa_type == "bi-direction":
@@ -118,7 +124,7 @@ class PointWiseSpatialAttention(nn.Layer):
             attended = resize(attended, size, align_corners)
         return paddle.concat([x, attended], axis=1)
 
-    def own_multiply_adds(self, shape, as_published=False):
+    def own_multiply_adds(self, shape: Sequence[int], as_published: bool = False) -> int:
         """Returns the multiply-adds of the weighted sums for an input [N, C, H, W]: of what the masks reach.
 
         As published, they are products with a matrix of all positions by all positions.
@@ -161,7 +167,7 @@ class PointWiseSpatialAttention(nn.Layer):
             direction = "distribute" if direction == "collect" else "collect"
         return psa_attention(value, mask, direction, None, self.psa_softmax, self.normalization)
 
-    def with_odd_sides(self, mask, size):
+    def with_odd_sides(self, mask: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[int, int]]:
         """Returns masks [N, mask_h * mask_w, H, W] and their size, with zeros in front of an even side, so that it is odd.
 
         A position with the value 0 counts as one that the mask does not reach.

@@ -1,14 +1,18 @@
 """The pyramid pooling module of PSPNet."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import paddle
 import paddle.nn.functional as F
-from paddle import nn
+from paddle import Tensor, nn
 from paddleseg.models.layers import ConvBNReLU
 
 from paddleseg_psp.models.layers.resize import resize, spatial_size
 
 
-def averaging_matrix(bins, length, dtype):
+def averaging_matrix(bins: int, length: int | Tensor, dtype: str) -> Tensor:
     """Returns the matrix [bins, length] whose row i averages the positions of bin i of an adaptive average pooling.
 
     Bin i covers floor(i * length / bins) to ceil((i + 1) * length / bins), as in `adaptive_avg_pool2d`.
@@ -29,11 +33,11 @@ class AdaptiveAveragePooling(nn.Layer):
     ONNX gets `adaptive_avg_pool2d` wrong where H or W is no multiple of bins, and aborts on unknown sizes; products are exact.
     """
 
-    def __init__(self, bins):
+    def __init__(self, bins: int) -> None:
         super().__init__()
         self.bins = bins
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         height, width = spatial_size(x)
         rows = averaging_matrix(self.bins, height, x.dtype)
         columns = averaging_matrix(self.bins, width, x.dtype)
@@ -43,7 +47,7 @@ class AdaptiveAveragePooling(nn.Layer):
 
 
 @paddle.jit.not_to_static  # plain Python on sizes
-def resizing_matrix(length, bins, align_corners, dtype):
+def resizing_matrix(length: int | Tensor, bins: int, align_corners: bool, dtype: str) -> Tensor:
     """Returns the matrix [length, 3 * bins] that resizes `bins` values linearly to `length`, three times over.
 
     The first third is resized and moved by one to the end, the last one by one to the start, zeros coming in: what the three
@@ -78,26 +82,26 @@ class PyramidPooling(nn.Layer):
     (input, then the largest bin size first) are those of PaddleSeg's PPModule.
 
     Args:
-        in_channels (int): C.
-        out_channels (int): channels after the fusing 3×3 convolution.
-        bin_sizes (sequence): cells per side at each scale; none at all leaves the fusing convolution alone. A scale of None is
+        in_channels: C.
+        out_channels: channels after the fusing 3×3 convolution.
+        bin_sizes: cells per side at each scale; none at all leaves the fusing convolution alone. A scale of None is
             not pooled, as the second one of MindSpore's PSPNet.
-        dim_reduction (bool): reduce each branch to C / len(bin_sizes) channels.
-        align_corners (bool): how branches are resized.
-        branch_channels (int|None): channels of each branch, in place of what dim_reduction says.
-        conv_bias (bool): biases in front of the normalizations.
+        dim_reduction: reduce each branch to C / len(bin_sizes) channels.
+        align_corners: how branches are resized.
+        branch_channels: channels of each branch, in place of what dim_reduction says.
+        conv_bias: biases in front of the normalizations.
     """
 
     def __init__(
         self,
-        in_channels,
-        out_channels,
-        bin_sizes=(1, 2, 3, 6),
-        dim_reduction=True,
-        align_corners=False,
-        branch_channels=None,
-        conv_bias=True,
-    ):
+        in_channels: int,
+        out_channels: int,
+        bin_sizes: Sequence[int | None] = (1, 2, 3, 6),
+        dim_reduction: bool = True,
+        align_corners: bool = False,
+        branch_channels: int | None = None,
+        conv_bias: bool = True,
+    ) -> None:
         super().__init__()
         if branch_channels is None:
             branch_channels = in_channels // max(len(bin_sizes), 1) if dim_reduction else in_channels
@@ -116,13 +120,13 @@ class PyramidPooling(nn.Layer):
         self.bin_sizes = tuple(bin_sizes)
         self.align_corners = align_corners
 
-    def pyramid(self, x):
+    def pyramid(self, x: Tensor) -> Tensor:
         """Returns the input and its pooled, resized branches, concatenated along the channels: what is fused, to look at."""
         size = spatial_size(x)
         branches = [resize(stage(x), size, self.align_corners) for stage in self.stages]
         return paddle.concat([x] + branches[::-1], axis=1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         fuse, inputs = self.conv_bn_relu2, [x, *(stage(x) for stage in self.stages[::-1])]
         channels, kernels = [array.shape[1] for array in inputs], fuse._conv.weight
         kernels = paddle.split(kernels, channels, axis=1) if len(channels) > 1 else [kernels]
@@ -131,10 +135,11 @@ class PyramidPooling(nn.Layer):
         cells = [level[1:] for level in levels if level[0] is not None]
         fused = F.conv2d(*(_concatenated(arrays) for arrays in zip(*whole)), fuse._conv.bias, padding=1)
         if cells:
-            fused = fused + self._fused_branches(*zip(*cells), spatial_size(x)).astype(fused.dtype)
+            branches, branch_kernels = zip(*cells)
+            fused = fused + self._fused_branches(branches, branch_kernels, spatial_size(x)).astype(fused.dtype)
         return fuse._relu(fuse._batch_norm(fused))
 
-    def own_multiply_adds(self, shape, as_published=False):
+    def own_multiply_adds(self, shape: Sequence[int], as_published: bool = False) -> int:
         """Returns the multiply-adds of fusing an input [N, C, H, W]: of the convolution on it, and of the branches' cells.
 
         As published, the branches are resized to H × W before they are fused.

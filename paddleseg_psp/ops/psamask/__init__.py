@@ -1,9 +1,13 @@
 """Point-wise spatial attention (Zhao et al., PSANet, ECCV 2018, section 3)."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Sequence
 from numbers import Integral
 
 import paddle
+from paddle import Tensor
 
 from paddleseg_psp.ops.psamask import reference
 
@@ -12,7 +16,7 @@ IMPLEMENTATIONS = ("auto", "native", "reference")  # by the environment variable
 
 
 @paddle.jit.not_to_static  # it serves dynamic and static graphs as it is
-def psa_mask(x, psa_type, mask_size):
+def psa_mask(x: Tensor, psa_type: str, mask_size: Sequence[int]) -> Tensor:
     """Spreads the mask around each position over the whole map: [N, mask_h * mask_w, H, W] -> [N, H * W, H, W].
 
     With half = mask_size // 2, position (h, w) and its mask at (i, j) belong to the target (h + i - half_h, w + j - half_w).
@@ -23,8 +27,8 @@ def psa_mask(x, psa_type, mask_size):
     variable PSA_MASK_IMPL chooses: "auto" (this), "native" or "reference".
 
     Args:
-        x (Tensor): float16, bfloat16, float32 or float64; N, H and W may be unknown in a static graph.
-        psa_type (str): "collect" or "distribute".
+        x: float16, bfloat16, float32 or float64; N, H and W may be unknown in a static graph.
+        psa_type: "collect" or "distribute".
         mask_size: (mask_h, mask_w), both odd.
 
     Raises:
@@ -42,7 +46,9 @@ def psa_mask(x, psa_type, mask_size):
 
 
 @paddle.jit.not_to_static
-def psa_attention(value, mask, psa_type, mask_size, softmax=True, normalization=1.0):
+def psa_attention(
+    value: Tensor, mask: Tensor, psa_type: str, mask_size: Sequence[int], softmax: bool = True, normalization: float = 1.0
+) -> Tensor:
     """Lets each position gather from ("collect") or spread to ("distribute") the others: [N, C, H, W] -> [N, C, H, W].
 
     It equals bmm(value [N, C, H * W], attention [N, H * W, H * W]) / normalization, where attention is psa_mask(mask), if
@@ -53,12 +59,12 @@ def psa_attention(value, mask, psa_type, mask_size, softmax=True, normalization=
     The native operator never stores attention. Like `psa_mask`, it makes way for plain Paddle operators, which do.
 
     Args:
-        value (Tensor): [N, C, H, W], float16, bfloat16, float32 or float64.
-        mask (Tensor): [N, mask_h * mask_w, H, W], compact [N, H * W, H, W], of the same type.
-        psa_type (str): "collect" or "distribute".
+        value: [N, C, H, W], float16, bfloat16, float32 or float64.
+        mask: [N, mask_h * mask_w, H, W], compact [N, H * W, H, W], of the same type.
+        psa_type: "collect" or "distribute".
         mask_size: (mask_h, mask_w), both odd, or None.
-        softmax (bool): normalizes the weights of each position.
-        normalization (float): divides the result.
+        softmax: normalizes the weights of each position.
+        normalization: divides the result.
 
     Raises:
         TypeError, ValueError, RuntimeError: as `psa_mask`, and if value and mask do not fit each other.

@@ -1,10 +1,15 @@
 """PSANet's operators from plain Paddle ones: the native operators' yardstick, their stand-in, and what ONNX export uses."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import paddle
 import paddle.nn.functional as F
+from paddle import Tensor
 
 
-def psa_mask(x, psa_type, mask_size):
+def psa_mask(x: Tensor, psa_type: str, mask_size: Sequence[int]) -> Tensor:
     """Does what `paddleseg_psp.ops.psa_mask` does, with the same shapes, by concatenating zeros, reshaping and slicing alone.
 
     It copies bit for bit and differentiates, in dynamic and in static graphs, with any of N, H and W unknown; paddle2onnx
@@ -22,7 +27,7 @@ def psa_mask(x, psa_type, mask_size):
     return x.reshape([-1, height * width, height, width])
 
 
-def psa_attention(value, mask, psa_type, mask_size, softmax=True):
+def psa_attention(value: Tensor, mask: Tensor, psa_type: str, mask_size: Sequence[int], softmax: bool = True) -> Tensor:
     """Does what `paddleseg_psp.ops.psa_attention` does, with the same shapes and without its checks and normalization."""
     if mask_size is not None:
         attention = psa_mask(mask, psa_type, mask_size).flatten(2)
@@ -46,7 +51,7 @@ def _to_feature_indices(x):
     return x.reshape([0, size, 2 * size - 1, -1])[:, :, :size]
 
 
-def sizes(x):
+def sizes(x: Tensor) -> list:
     """Returns the shape of x: ints where the graph knows them, otherwise scalar tensors."""
     if min(x.shape) >= 0:
         return x.shape
