@@ -1,6 +1,5 @@
 """Label files from trees that are laid out as the real data sets."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,10 +10,9 @@ import numpy as np
 import pytest
 from helpers import ROOT, run_tool
 from PIL import Image
-from scipy.io import savemat
+from real_layouts import make_ade, make_cityscapes, make_voc
 
 from paddleseg_psp.data import ADE20K, CheckedDataset, Cityscapes, PascalVOC
-from paddleseg_psp.data.pascal_voc import PALETTE
 from paddleseg_psp.errors import UserError
 
 # The official table, written out: label id, train id.
@@ -39,26 +37,7 @@ def tool(capfd):
 
 @pytest.fixture
 def cityscapes(tmp_path):
-    """Two images, one with label ids and one with polygons only; and a city of the test split."""
-    root, numbers = tmp_path / "city scapes", np.random.RandomState(0)
-    for split, city, name in (("train", "aachen", "aachen_000000_000019"), ("val", "münster", "münster_000001_000019")):
-        for kind in ("leftImg8bit", "gtFine"):
-            (root / kind / split / city).mkdir(parents=True)
-        image = Image.fromarray(numbers.randint(0, 255, (40, 60, 3), dtype=np.uint8))
-        image.save(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png")
-    ids = np.arange(40 * 60).reshape(40, 60).astype(np.uint8) % 34
-    Image.fromarray(ids).save(root / "gtFine" / "train" / "aachen" / "aachen_000000_000019_gtFine_labelIds.png")
-    objects = [
-        {"label": "sky", "polygon": [[0, 0], [59, 0], [59, 39], [0, 39]]},
-        {"label": "road", "polygon": [[0, 20], [59, 20], [59, 39], [0, 39]]},
-        {"label": "cargroup", "polygon": [[10, 10], [30, 10], [30, 29], [10, 29]]},
-        {"label": "license plate", "polygon": [[12, 20], [16, 20], [16, 24], [12, 24]]},
-        {"label": "ego vehicle", "polygon": [[0, 35], [59, 35], [59, 39], [0, 39]]},
-    ]
-    content = {"imgHeight": 40, "imgWidth": 60, "objects": objects}
-    path = root / "gtFine" / "val" / "münster" / "münster_000001_000019_gtFine_polygons.json"
-    path.write_text(json.dumps(content))
-    return root, ids, path
+    return tmp_path / "city scapes", *make_cityscapes(tmp_path / "city scapes")
 
 
 def test_cityscapes(cityscapes, tool):
@@ -96,36 +75,7 @@ def test_cityscapes_with_broken_files(cityscapes, tmp_path, tool):
 
 @pytest.fixture
 def voc(tmp_path):
-    """Eight images: 0 and 1 in VOC's train, 2 in its val; 1 to 7 in SBD."""
-    devkit, numbers = tmp_path / "VOCdevkit", np.random.RandomState(0)
-    root, sbd = devkit / "VOC2012", devkit / "VOCaug" / "dataset"
-    for folder in (root / "JPEGImages", root / "SegmentationClass", root / "ImageSets" / "Segmentation", sbd / "cls"):
-        folder.mkdir(parents=True)
-    names, labels = [f"2008_{number:06}" for number in range(8)], {}
-    for number, name in enumerate(names):
-        Image.fromarray(numbers.randint(0, 255, (30, 50, 3), dtype=np.uint8)).save(root / "JPEGImages" / f"{name}.jpg")
-        if number < 3:
-            label = numbers.randint(0, 21, (30, 50), dtype=np.uint8)
-            label[:2] = 255
-            image = Image.fromarray(label)
-            image.putpalette(np.resize(np.array(PALETTE, np.uint8), (256, 3)).tobytes())
-            image.save(root / "SegmentationClass" / f"{name}.png")
-            labels["voc", name] = label
-        if number > 0:
-            label = numbers.randint(0, 21, (30, 50), dtype=np.uint8)
-            parts = {"Boundaries": np.zeros(20, object), "Segmentation": label, "CategoriesPresent": np.unique(label)}
-            savemat(sbd / "cls" / f"{name}.mat", {"GTcls": parts})
-            labels["sbd", name] = label
-    lists = root / "ImageSets" / "Segmentation"
-    for path, chosen in (
-        (lists / "train.txt", names[:2]),
-        (lists / "val.txt", names[2:3]),
-        (lists / "trainval.txt", names[:3]),
-        (sbd / "train.txt", names[1:5]),
-        (sbd / "val.txt", names[5:]),
-    ):
-        path.write_text("".join(f"{name}\n" for name in chosen))
-    return devkit, names, labels
+    return tmp_path / "VOCdevkit", *make_voc(tmp_path / "VOCdevkit")
 
 
 def test_voc_with_sbd(voc, tool):
@@ -183,15 +133,7 @@ def test_an_interrupted_preparation_goes_on(voc, tool):
 
 @pytest.fixture
 def ade(tmp_path):
-    root = tmp_path / "ADEChallengeData2016"
-    for kind in ("images", "annotations"):
-        for split in ("training", "validation"):
-            (root / kind / split).mkdir(parents=True)
-    label = np.arange(151, dtype=np.uint8)[:150].reshape(10, 15)
-    label[0, 0], label[9, 14] = 0, 150
-    Image.fromarray(np.zeros((10, 15, 3), np.uint8)).save(root / "images" / "training" / "ADE_train_00000001.jpg")
-    Image.fromarray(label).save(root / "annotations" / "training" / "ADE_train_00000001.png")
-    return root, label
+    return tmp_path / "ADEChallengeData2016", make_ade(tmp_path / "ADEChallengeData2016")
 
 
 def test_ade20k(ade):
