@@ -1,5 +1,6 @@
 """The commands of the documents, run in their order, as a reader would; with less data, training and smaller networks."""
 
+import json
 import os
 import re
 import shutil
@@ -88,12 +89,17 @@ class Reader:
         for kind, ending in (("images", "jpg"), ("annotations", "png")):
             path = folder / "data" / "ADEChallengeData2016" / kind
             shutil.copy(path / f"training/ADE_train_00000001.{ending}", path / f"validation/ADE_val_00000001.{ending}")
-        for kind, mode in (("images", "RGB"), ("labels", "L")):
-            (folder / "data" / "mine" / kind).mkdir(parents=True)
-            for index in range(10):
-                image = Image.new(mode, (20, 20), index % 3 if mode == "L" else (index, 0, 0))
-                image.save(folder / "data" / "mine" / kind / f"{index}.{'png' if mode == 'L' else 'jpg'}")
+        self._make_labelled(folder / "data" / "mine" / "images")
         self._make_checkpoints()
+
+    def _make_labelled(self, images):
+        """Makes photos of three classes, and what labelme writes for them."""
+        images.mkdir(parents=True)
+        for index in range(10):
+            Image.new("RGB", (20, 20), (index, 0, 0)).save(images / f"{index}.jpg")
+            shape = {"label": ("leaf", "stem")[index % 2], "shape_type": "rectangle", "points": [[2, 2], [9, 9]]}
+            content = {"imageHeight": 20, "imageWidth": 20, "shapes": [shape]}
+            (images / f"{index}.json").write_text(json.dumps(content))
 
     def _make_checkpoints(self):
         """Writes narrow networks under the names of published files, and of a reader's own."""

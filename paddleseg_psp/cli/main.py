@@ -33,6 +33,7 @@ COMMANDS = {
     "make-demo-data": ("tools/make_demo_data.py", "a small data set to try everything on"),
     "convert-cityscapes": ("tools/data/convert_cityscapes.py", "the labels that training on Cityscapes reads"),
     "voc-aug": ("tools/data/voc_aug.py", "PASCAL VOC 2012 with SBD's labels"),
+    "labelme2seg": ("tools/data/labelme2seg.py", "labels from the files of labelme"),
     "split-list": ("tools/data/split_dataset_list.py", "lists of training and validation images"),
     "infer": ("deploy/python/infer.py", "class maps by an exported network"),
     "evaluate-bundle": ("deploy/python/evaluate.py", "metrics of an exported network"),

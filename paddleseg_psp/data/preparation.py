@@ -19,7 +19,7 @@ from paddleseg_psp.progress import track
 def make_labels(
     tasks: Sequence, read: Callable, allowed: Sequence[int], processes: int, palette: Sequence[Sequence[int]] | None = None
 ) -> int:
-    """Writes a label PNG for each task and verifies it; goes on where an earlier call was interrupted.
+    """Writes a label PNG for each task and verifies it; those that are there, whole and newer than their source, are kept.
 
     Args:
         tasks: (source, target) paths.
@@ -49,7 +49,7 @@ def make_labels(
 def _make_label(task, read, allowed, palette):
     """Returns whether the label was written (it was not there, or broken), or what is wrong."""
     source, target = task
-    if _is_whole(target, allowed):
+    if _is_made(target, source, allowed):
         return False
     try:
         label = read(source)
@@ -68,12 +68,13 @@ def _make_label(task, read, allowed, palette):
     return True
 
 
-def _is_whole(path, allowed):
+def _is_made(path, source, allowed):
     try:
         label = np.asarray(Image.open(path))
+        newer = os.path.getmtime(path) >= os.path.getmtime(source)
     except Exception:  # not there, or broken
         return False
-    return label.ndim == 2 and label.dtype == np.uint8 and bool(allowed[label].all())
+    return newer and label.ndim == 2 and label.dtype == np.uint8 and bool(allowed[label].all())
 
 
 def write_lines(path: str, lines: Iterable[str]) -> None:
