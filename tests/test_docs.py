@@ -136,3 +136,22 @@ def test_the_tutorial_from_photos_to_maps(tmp_path):
             assert process.returncode == 0, f"{line}: {process.stdout[-1500:]}{process.stderr[-1500:]}"
             ran.append(script)
     assert len(ran) == 8 and len(list((tmp_path / "output" / "mine" / "maps").rglob("*.png"))) == 4
+
+
+FOREIGN = ("numpy.core.multiarray failed to import", "_ARRAY_API not found", "serve.py --help")  # NumPy's own words
+
+
+def test_the_messages_of_troubleshooting_are_in_the_code():
+    """Every message, as far as it is the same each time: between `…`, numbers and names."""
+    sources = [path for folder in ("", "*", "*/*", "*/*/*") for path in glob.glob(os.path.join(ROOT, folder, "*.py"))]
+    code = "\n".join(text(path) for path in ["Makefile", *sources] if "/tests/" not in path)
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # literals that go on in the next line
+    messages = re.findall(r"(?m)^\| (.*?) \|", text("docs/troubleshooting.md"))
+    messages = [message for cell in messages for message in re.findall(r"`([^`]+)`", cell) if " " in message]
+    messages = [message for message in messages if message not in FOREIGN]
+    assert len(messages) >= 30
+    unknown = []
+    for message in messages:
+        parts = [part.strip() for part in re.split(r"…|;|\d+%?|'\w+'|https://", message) if len(part) > 8]
+        unknown += [] if any(part in code for part in parts) else [message]
+    assert not unknown

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-from typing import Optional
 
 import paddle
 from paddle import nn
@@ -48,11 +47,11 @@ class Progress:
 
     seed: int
     iteration: int = 0
-    best_miou: Optional[float] = None
-    best_iteration: Optional[int] = None
+    best_miou: float | None = None
+    best_iteration: int | None = None
     evaluated: int = 0
     without_gain: int = 0
-    config: Optional[str] = None
+    config: str | None = None
 
 
 class Checkpoints:
