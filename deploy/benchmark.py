@@ -16,8 +16,8 @@ import numpy as np
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.deploy import load_predictor
 from paddleseg_psp.deploy.predictor import BACKENDS, read_description
-from paddleseg_psp.deploy.sessions import default_threads
 from paddleseg_psp.deploy.timing import product_rate
+from paddleseg_psp.environment import processors
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path, require_writable
 from paddleseg_psp.progress import track
@@ -32,7 +32,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 512), metavar=("W", "H"), help="of the images")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--backends", nargs="+", default=["paddle"], choices=BACKENDS)
-    parser.add_argument("--threads", type=int, nargs="+", default=[default_threads()])
+    parser.add_argument("--threads", type=int, nargs="+", default=[processors()])
     parser.add_argument("--precision", default="fp32", help="fp32, or int8 with onnxruntime")
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
     parser.add_argument("--rounds", type=int, default=3, help="measurements, of which the median counts")

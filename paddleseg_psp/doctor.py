@@ -16,6 +16,8 @@ import shutil
 import subprocess
 import sys
 
+from paddleseg_psp.files import read_if_there
+
 INSTRUCTIONS = ("sse4_2", "avx2", "fma", "avx512f", "avx512_bf16", "neon", "asimd")
 IMPORTED_AS = {
     "paddlepaddle": "paddle",
@@ -44,7 +46,7 @@ def check_machine(report: Report) -> None:
     report.line("system", f"{platform.platform()}, Python {platform.python_version()} ({sys.executable})")
     if not (3, 9) <= sys.version_info[:2] <= (3, 12):
         report.problem(f"Python {platform.python_version()}: install one from 3.9 to 3.12, which Paddle has packages for")
-    info = _read("/proc/cpuinfo")
+    info = read_if_there("/proc/cpuinfo")
     words = {line.partition(":")[0].strip(): line.partition(":")[2] for line in info.splitlines()}
     flags = (words.get("flags") or words.get("Features") or "").split()
     model = words.get("model name", platform.processor() or platform.machine()).strip()
@@ -61,7 +63,7 @@ def check_packages(report: Report) -> None:
     from paddleseg_psp import environment
 
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    lines = _read(os.path.join(folder, "requirements.txt")).splitlines()  # there unless it was installed elsewhere
+    lines = read_if_there(os.path.join(folder, "requirements.txt")).splitlines()  # there unless it was installed elsewhere
     requirements = (
         [line for line in lines if line and not line.startswith("#")] or importlib.metadata.requires("paddleseg_psp") or []
     )
@@ -179,14 +181,6 @@ def _is_writable(folder):
     while not folder.exists():
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK)
-
-
-def _read(path):
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def main() -> int:

@@ -11,6 +11,8 @@ import platform
 import sys
 import warnings
 
+from paddleseg_psp.files import read_if_there
+
 # The instruction sets that each of MKL's code paths uses, best first.
 _MKL_CODE_PATHS = (
     ("7", {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}),
@@ -43,7 +45,7 @@ def configure() -> None:
     """
     for message in _SILENCED:
         warnings.filterwarnings("ignore", message=message)
-    code_path = mkl_code_path(_read("/proc/cpuinfo"))
+    code_path = mkl_code_path(read_if_there("/proc/cpuinfo"))
     if code_path and "MKL_DEBUG_CPU_TYPE" not in os.environ:
         os.environ["MKL_DEBUG_CPU_TYPE"] = code_path  # MKL reads it at its first use
         _applied["MKL_DEBUG_CPU_TYPE"] = code_path
@@ -68,7 +70,7 @@ def _users_threads():
     value = os.environ.get("OMP_NUM_THREADS")
     started = os.getppid() if "PADDLE_TRAINER_ENDPOINTS" in os.environ else "self"
     written = "paddle" in sys.modules or started != "self"
-    if written and value == "1" and "OMP_NUM_THREADS=" not in _read(f"/proc/{started}/environ"):
+    if written and value == "1" and "OMP_NUM_THREADS=" not in read_if_there(f"/proc/{started}/environ"):
         return None
     return value
 
@@ -92,17 +94,13 @@ def describe() -> list[str]:
     return lines
 
 
+def processors() -> int:
+    """Returns how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _cores():
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     host, _, _ = os.environ.get("PADDLE_CURRENT_ENDPOINT", "").partition(":")
     endpoints = os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")
     here = sum(endpoint.partition(":")[0] == host for endpoint in endpoints)  # processes of this machine share its cores
-    return max(1, available // max(1, here))
-
-
-def _read(path):
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
+    return max(1, processors() // max(1, here))

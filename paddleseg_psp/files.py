@@ -75,6 +75,15 @@ def require_writable(folder: str, flag: str = "--save_dir") -> None:
         raise UserError(f"{flag} {folder}: nothing can be written in {existing} ({error.strerror})")
 
 
+def read_if_there(path: str) -> str:
+    """Returns the text of a file, or "" where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
 def sha256(path: str) -> str:
     """Returns the checksum of a file in hexadecimal digits, as sha256sum prints it."""
     digest = hashlib.sha256()

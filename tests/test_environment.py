@@ -6,9 +6,10 @@ from helpers import run_python
 
 from paddleseg_psp import environment
 from paddleseg_psp.environment import mkl_code_path
+from paddleseg_psp.files import read_if_there
 
 AVX512 = "avx2 fma avx512f avx512cd avx512bw avx512dq avx512vl"
-CHOSEN = mkl_code_path(environment._read("/proc/cpuinfo"))
+CHOSEN = mkl_code_path(read_if_there("/proc/cpuinfo"))
 CORES = environment._cores()
 
 

@@ -13,8 +13,9 @@ from paddleseg.transforms import Compose
 
 from paddleseg_psp import registry
 from paddleseg_psp.data import read_image
-from paddleseg_psp.deploy.sessions import OnnxSession, OpenVinoSession, PaddleSession, Session, default_threads
+from paddleseg_psp.deploy.sessions import OnnxSession, OpenVinoSession, PaddleSession, Session
 from paddleseg_psp.deploy.timing import Stopwatch
+from paddleseg_psp.environment import processors
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.ops import build
 
@@ -55,7 +56,7 @@ def load_predictor(
     if backend == "paddle":
         graph, parameters = (_existing(folder, description[key]) for key in ("model", "params"))
         _load_operators(graph, folder, description)
-        session: Session = PaddleSession(graph, parameters, device, threads or default_threads(), onednn)
+        session: Session = PaddleSession(graph, parameters, device, threads or processors(), onednn)
     else:
         key, advice = (
             ("onnx", "export it with --onnx") if precision == "fp32" else ("onnx_int8", "run deploy/quantize.py first")
@@ -64,7 +65,7 @@ def load_predictor(
             raise UserError(f"{path}: the bundle has no {key} file for the backend {backend}; {advice}")
         model = _existing(folder, description[key])
         kind = OnnxSession if backend == "onnxruntime" else OpenVinoSession
-        session = kind(model, device, threads or default_threads())
+        session = kind(model, device, threads or processors())
     return Predictor(description, session)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Union
 
 import numpy as np
@@ -115,8 +114,3 @@ Session = Union[PaddleSession, OnnxSession, OpenVinoSession]
 
 def _last_words(error):
     return " ".join(str(error).split())[-300:]
-
-
-def default_threads() -> int:
-    """Returns how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

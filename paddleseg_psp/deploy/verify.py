@@ -13,7 +13,8 @@ import paddle
 from paddle import nn
 
 from paddleseg_psp.deploy.predictor import load_predictor, read_description
-from paddleseg_psp.deploy.sessions import OnnxSession, default_threads
+from paddleseg_psp.deploy.sessions import OnnxSession
+from paddleseg_psp.environment import processors
 from paddleseg_psp.errors import UserError
 
 MIN_AGREEMENT = 0.9999  # share of pixels with the same class
@@ -61,7 +62,7 @@ def verify_bundle(bundle: str, model: nn.Layer, images: Sequence[np.ndarray] = (
         for batch, logits in zip(batches, expected)
     ]
     if "onnx" in description and description["output_op"] == "argmax":
-        session = OnnxSession(_with_logits(os.path.join(bundle, description["onnx"])), "cpu", default_threads())
+        session = OnnxSession(_with_logits(os.path.join(bundle, description["onnx"])), "cpu", processors())
         for batch, logits in zip(batches, expected):
             comparisons.append(_compare("ONNX Runtime, logits", session.run_all(batch)[1], "none", batch.shape, logits))
     return comparisons
