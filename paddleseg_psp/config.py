@@ -83,7 +83,7 @@ def resolve_path(path: str) -> str:
 
 
 def read_yaml(path: str, seen: tuple[str, ...] = ()) -> dict:
-    """Returns the mapping in a YAML file, merged over those its `_base_` names (relative to the file).
+    """Returns the mapping in a YAML file, merged over those its `_base_` names, relative to the file or below configs/.
 
     `_inherited_: false` in a mapping drops what it would inherit, as in PaddleSeg.
 
@@ -107,11 +107,19 @@ def read_yaml(path: str, seen: tuple[str, ...] = ()) -> dict:
             os.path.abspath(os.path.join(os.path.dirname(path), plugin)) for plugin in _plugin_list(content, path)
         ]
     for base in [bases] if isinstance(bases, str) else bases:
-        inherited = read_yaml(os.path.join(os.path.dirname(path), base), (*seen, path))
+        inherited = read_yaml(_base_path(path, base), (*seen, path))
         if any(key in content for key in _LENGTH):  # one of them replaces the other
             inherited = {key: value for key, value in inherited.items() if key not in _LENGTH}
         content = _merge(content, inherited)
     return content
+
+
+def _base_path(path, base):
+    """Returns the file that a configuration inherits from: beside it or, below configs/, one that comes with the package."""
+    beside = os.path.join(os.path.dirname(path), base)
+    below, _, rest = base.partition("/")
+    own = os.path.join(shipped("configs"), rest)
+    return own if below == "configs" and not os.path.isfile(beside) and os.path.isfile(own) else beside
 
 
 def _plugin_list(content, path):

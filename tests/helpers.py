@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -161,3 +162,12 @@ def mindspore_checkpoint(**tensors):
         value.tensor.type = {"float32": "Float32", "float16": "Float16", "int32": "Int32"}[str(array.dtype)]
         value.tensor.content = array.tobytes()
     return message
+
+
+def document_commands(document):
+    """Returns the commands of a document's fences, without comments, and those by curl wherever they are."""
+    with open(os.path.join(ROOT, document), encoding="utf-8") as file:
+        page = file.read()
+    fences = "".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
+    lines = [line.split(" #")[0].strip() for line in fences.splitlines()]
+    return [line for line in lines if line and not line.startswith("curl ")], re.findall(r"curl [^`\n]*", page)

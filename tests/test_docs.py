@@ -114,30 +114,6 @@ def test_the_chinese_readme_has_the_content_of_the_english_one():
         assert ours == theirs
 
 
-LIGHT = (("data/mine\n", "data/mine --train 10 --val 4\n"), ("--iters 100 --save_interval 50", "--iters 2 --save_interval 1"))
-
-
-@pytest.mark.slow
-def test_the_tutorial_from_photos_to_maps(tmp_path):
-    """Its commands in their order, with less data and training; the service, which does not end, is tested elsewhere."""
-    page = text("docs/tutorial.md")
-    for name in ("train.py", "val.py", "export.py", "tools", "configs", "deploy"):
-        os.symlink(os.path.join(ROOT, name), tmp_path / name)
-    (tmp_path / "mine.yml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
-    fences = "".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
-    for usual, less in LIGHT:
-        assert usual in fences
-        fences = fences.replace(usual, less)
-    ran = []
-    for line in fences.splitlines():
-        script, *arguments = line.split()[1:]
-        if line.startswith("python") and script != "deploy/serving/serve.py":
-            process = subprocess.run([sys.executable, script, *arguments], cwd=tmp_path, capture_output=True, text=True)
-            assert process.returncode == 0, f"{line}: {process.stdout[-1500:]}{process.stderr[-1500:]}"
-            ran.append(script)
-    assert len(ran) == 8 and len(list((tmp_path / "output" / "mine" / "maps").rglob("*.png"))) == 4
-
-
 FOREIGN = ("numpy.core.multiarray failed to import", "_ARRAY_API not found", "serve.py --help")  # NumPy's own words
 
 

@@ -13,7 +13,7 @@ import urllib.request
 
 import paddle
 import pytest
-from helpers import ROOT, load_golden, mindspore_checkpoint
+from helpers import ROOT, document_commands, load_golden, mindspore_checkpoint
 from PIL import Image
 from real_layouts import make_ade, make_cityscapes, make_voc
 
@@ -25,7 +25,7 @@ from paddleseg_psp.models.backbones import ResNet
 pytestmark = pytest.mark.slow
 
 # Where each document begins: with nothing, or with data and weights, which the README's commands make.
-DOCUMENTS = dict.fromkeys(["README.md", "docs/index.md", "docs/gallery.md"], "")
+DOCUMENTS = dict.fromkeys(["README.md", "docs/index.md", "docs/gallery.md", "docs/tutorial.md"], "")
 DOCUMENTS.update(dict.fromkeys(["docs/distributed.md", "docs/model_zoo.md"], "make_demo_data|convert_cityscapes"))
 PREPARED = "make_demo_data|train.py.*demo|convert_cityscapes"
 DOCUMENTS.update(dict.fromkeys(["docs/training.md", "docs/data.md", "docs/deployment.md", "docs/moving.md"], PREPARED))
@@ -39,7 +39,8 @@ LEFT_OUT = {
 SMALL = "--save_dir output/real --iters 1 --save_interval 1 --batch_size 1"
 SMALL += " --opts model.backbone.pretrained=null train_dataset.transforms"
 LIGHTER = [
-    (r"make_demo_data\.py$", r"\g<0> --train 8 --val 4"),
+    (r"make_demo_data\.py.*", r"\g<0> --train 8 --val 4"),
+    (r"train\.py.*mine\.yml.*", r"\g<0> --iters 2 --save_interval 1"),
     (r"train\.py.*_demo\.yml.*", r"\g<0> --iters 2 --save_interval 1"),
     (r"train\.py.*_473x473_.*", rf"\g<0> {SMALL}.4.crop_size=[65,65]"),
     (r"train\.py.*", rf"\g<0> {SMALL}.1.crop_size=[64,64]"),
@@ -58,16 +59,14 @@ OWN = [
 
 
 def commands(document):
-    """Returns the commands of a document's fences, without comments, and those by curl wherever they are."""
-    with open(os.path.join(ROOT, document), encoding="utf-8") as file:
-        page = file.read()
-    fences = "".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
-    lines = [line.split(" #")[0].strip() for line in fences.splitlines()]
+    """Returns the commands of a document, and those by curl."""
+    lines, requests = document_commands(document)
     if document == "docs/moving.md":  # what is called how here is the last column
-        lines = re.findall(r"`(python [^`]*)`", "".join(re.findall(r"(?m)^\|.*\|(.*)\|$", page)))
+        with open(os.path.join(ROOT, document), encoding="utf-8") as file:
+            lines = re.findall(r"`(python [^`]*)`", "".join(re.findall(r"(?m)^\|.*\|(.*)\|$", file.read())))
         for pattern, own in OWN:
             lines = [re.sub(pattern, own, line) for line in lines]
-    return [line for line in lines if line and not line.startswith("curl ")], re.findall(r"curl [^`\n]*", page)
+    return lines, requests
 
 
 class Reader:
@@ -82,18 +81,21 @@ class Reader:
         for name in ("train.py", "val.py", "predict.py", "export.py", "tools", "configs", "deploy"):
             os.symlink(os.path.join(ROOT, name), folder / name)
         os.symlink("output", folder / "other_output")  # of a training to compare with
-        Image.effect_noise((90, 60), 50).convert("RGB").save(folder / "street.png")
+        for name in ("street", "photo"):
+            Image.effect_noise((90, 60), 50).convert("RGB").save(folder / f"{name}.png")
+        with open(os.path.join(ROOT, "docs", "tutorial.md"), encoding="utf-8") as file:
+            (folder / "mine.yml").write_text(re.search(r"```yaml\n(.*?)```", file.read(), re.DOTALL)[1])
         make_cityscapes(folder / "data" / "cityscapes")
         make_voc(folder / "data" / "VOCdevkit")
         make_ade(folder / "data" / "ADEChallengeData2016")
         for kind, ending in (("images", "jpg"), ("annotations", "png")):
             path = folder / "data" / "ADEChallengeData2016" / kind
             shutil.copy(path / f"training/ADE_train_00000001.{ending}", path / f"validation/ADE_val_00000001.{ending}")
-        self._make_labelled(folder / "data" / "mine" / "images")
         self._make_checkpoints()
 
-    def _make_labelled(self, images):
+    def make_labelled(self):
         """Makes photos of three classes, and what labelme writes for them."""
+        images = self.folder / "data" / "mine" / "images"
         images.mkdir(parents=True)
         for index in range(10):
             Image.new("RGB", (20, 20), (index, 0, 0)).save(images / f"{index}.jpg")
@@ -163,6 +165,8 @@ class Reader:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_commands_of_a_document(tmp_path, document):
     reader, (lines, requests) = Reader(tmp_path), commands(document)
+    if document == "docs/data.md":
+        reader.make_labelled()
     if DOCUMENTS[document]:
         lines = [line for line in commands("README.md")[0] if re.search(DOCUMENTS[document], line)] + lines
     for line in lines:

@@ -1,6 +1,7 @@
 """The source distribution makes a wheel that works in a clean environment, from another folder."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import sysconfig
 import venv
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, document_commands
 
 from paddleseg_psp import __version__
 from paddleseg_psp.cli.main import COMMANDS
@@ -67,7 +68,21 @@ def test_the_commands_work_from_another_folder(installed, tmp_path):
     psp("export", *config, *weights, "--save_dir", "bundle", *small)
     psp("infer", "--config", "bundle/deploy.yaml", "--image_path", "data/demo_cityscapes/leftImg8bit/val", "--save_dir", "maps")
     assert len(list((tmp_path / "maps").rglob("*.png"))) == 2
+    _read_the_tutorial(psp, tmp_path)
     assert "operators' results:  as those of plain Paddle operators" in psp("doctor")
+
+
+def _read_the_tutorial(psp, folder):
+    """Its commands, as those of the program, in a folder that has nothing else."""
+    names = {where: name for name, (where, _) in COMMANDS.items()} | {f"{name}.py": name for name in COMMANDS}
+    with open(os.path.join(ROOT, "docs", "tutorial.md"), encoding="utf-8") as file:
+        (folder / "mine.yml").write_text(re.search(r"```yaml\n(.*?)```", file.read(), re.DOTALL)[1])
+    less = {"make-demo-data": ["--train", 10, "--val", 4], "train": ["--iters", 2, "--save_interval", 1]}
+    for line in document_commands("docs/tutorial.md")[0]:
+        python, script, *arguments = line.split()
+        if python == "python" and names[script] != "serve":  # which does not end
+            psp(names[script], *arguments, *less.get(names[script], []))
+    assert len(list((folder / "output" / "mine" / "maps").rglob("*.png"))) == 4
 
 
 def test_every_command_has_its_help(capsys, monkeypatch):
