@@ -44,3 +44,22 @@ def test_public_functions_have_types():
             if not all([*typed, function.returns]):
                 bare.append(name)
     assert not bare
+
+
+ORDER = [["ops"], ["data", "models", "losses"], ["config", "visual"], ["engine", "convert"], ["deploy"], ["cli"]]
+
+
+def test_modules_import_from_those_before_them():
+    """As docs/architecture.md says; `errors`, `files`, `registry` and the like are everywhere."""
+    rank = {name: number for number, names in enumerate(ORDER) for name in names}
+    back = []
+    for path in glob.glob(os.path.join(ROOT, "paddleseg_psp/**/*.py"), recursive=True):
+        own = os.path.relpath(path, os.path.join(ROOT, "paddleseg_psp")).split(os.sep)[0].replace(".py", "")
+        with open(path) as file:
+            nodes = [node for node in ast.walk(ast.parse(file.read())) if isinstance(node, ast.ImportFrom)]
+        for node in nodes:
+            if (node.module or "").split(".")[0] == "paddleseg_psp":
+                names = [node.module.split(".")[1]] if "." in node.module else [alias.name for alias in node.names]
+                later = [name for name in names if name != own and rank.get(name, -1) >= rank.get(own, 99)]
+                back += [f"{path}: {name}" for name in later]
+    assert not back

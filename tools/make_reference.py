@@ -99,8 +99,12 @@ def _command(name, where, text):
         ]
     finally:
         argparse.ArgumentParser.parse_args = original
-    rows = [f"| {_flag(action)} | {_default(action)} | {_cell(action.help or '')} |" for action in actions]
+    rows = [f"| {_flag(action)} | {_default(action)} | {_help(action)} |" for action in actions]
     return [*lines, "", "| flag | default | meaning |", "| --- | --- | --- |", *rows]
+
+
+def _help(action):
+    return _cell((action.help or "").replace(" (default: %(default)s)", ""))  # which Python 3.9 adds to some
 
 
 def _flag(action):

@@ -68,9 +68,28 @@ def write_onnx(model: nn.Layer, path: str, input_shape: Sequence[int | None], ou
     if process.returncode or not os.path.isfile(path):
         reason = " ".join(process.stdout.split())[-300:] or f"exit code {process.returncode}"
         raise UserError(f"paddle2onnx could not convert the network: {reason}")
+    _squeeze_to_scalars(path)
     for file in files:
         os.remove(file)
     os.rmdir(folder)
+
+
+def _squeeze_to_scalars(path):
+    """Writes reshapes to no dimensions, which some runtimes do not take (OpenVINO 2025), as what they are."""
+    import onnx
+
+    model = onnx.load(path)
+    empty = {
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "Constant" and [list(item.t.dims) for item in node.attribute if item.name == "value"] == [[0]]
+    }
+    for node in model.graph.node:
+        if node.op_type == "Reshape" and node.input[1] in empty:
+            node.op_type = "Squeeze"
+            del node.input[1:]
+            del node.attribute[:]
+    onnx.save(model, path)
 
 
 @contextlib.contextmanager

@@ -72,7 +72,7 @@ class PointWiseSpatialAttention(nn.Layer):
         align_corners: bool = True,
     ) -> None:
         super().__init__()
-        self.psa_type = PSA_TYPES[psa_type] if psa_type in (0, 1, 2) else psa_type
+        self.psa_type = PSA_TYPES[psa_type] if isinstance(psa_type, int) and 0 <= psa_type < len(PSA_TYPES) else psa_type
         if self.psa_type not in PSA_TYPES:
             raise ValueError(f"psa_type must be one of {', '.join(PSA_TYPES)} or 0, 1, 2, not {psa_type!r}")
         if convention not in CONVENTIONS:
