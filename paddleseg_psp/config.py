@@ -204,6 +204,8 @@ class Config:
         for key in _REQUIRED:
             if key not in self.data:
                 raise UserError(f"{self.path}: the key {key!r} is missing")
+            if key != "batch_size" and not isinstance(self.data[key], dict):
+                raise UserError(f"{self.path}: {key}: expected a mapping, found {self.data[key]!r}")
         self.data.setdefault("accumulate", 1)
         if iters is not None:
             self.data.pop("epochs", None)
@@ -385,8 +387,9 @@ class Config:
     def build_optimizer(self, model: nn.Layer, schedule: LRScheduler) -> Optimizer:
         """Returns the optimizer of paddleseg for the parameters of a network; `SGD` with momentum means `Momentum`."""
         spec = dict(self.data["optimizer"])
-        spec["type"] = {"sgd": "SGD", "adam": "Adam"}.get(spec["type"], spec["type"])
-        if spec["type"] == "SGD" and "momentum" in spec:
+        if spec.get("type") in ("sgd", "adam"):
+            spec["type"] = {"sgd": "SGD", "adam": "Adam"}[spec["type"]]
+        if spec.get("type") == "SGD" and "momentum" in spec:
             spec["type"] = "Momentum"
         names = [name for name, _ in model.named_parameters()]
         for index, group in enumerate(spec.get("custom_cfg") or ()):

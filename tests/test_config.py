@@ -99,6 +99,30 @@ def test_counts_must_be_whole_and_positive(write_config, key, value):
         Config(write_config(**{key: value}))
 
 
+@pytest.mark.parametrize("key", ["train_dataset", "optimizer", "lr_scheduler", "loss", "model"])
+@pytest.mark.parametrize("value", ["null", "5", "[1]"])
+def test_components_must_be_mappings(write_config, key, value):
+    with pytest.raises(UserError, match=f"{key}: expected a mapping, found "):
+        Config(write_config(), [f"{key}={value}"])
+
+
+def test_an_optimizer_needs_a_type(write_config):
+    config = Config(write_config(optimizer={"momentum": 0.9}))
+    with pytest.raises(UserError, match="optimizer: expected a mapping with the key 'type'"):
+        config.build_optimizer(paddle.nn.Linear(1, 1), config.build_scheduler())
+
+
+def test_configurations_elsewhere_inherit_from_those_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yml").write_text("_base_: configs/pspnet/pspnet_resnet18_demo.yml\nbatch_size: 7\n")
+    config = Config("mine.yml")
+    assert (config.batch_size, config.data["model"]["type"]) == (7, "PSPNet")
+    (tmp_path / "configs" / "pspnet").mkdir(parents=True)  # one's own comes first
+    (tmp_path / "configs" / "pspnet" / "pspnet_resnet18_demo.yml").write_text("iters: 3\n")
+    with pytest.raises(UserError, match="the key 'train_dataset' is missing"):
+        Config("mine.yml")
+
+
 def test_flags_replace_values(write_config):
     config = Config(write_config(), iters=7, batch_size=3, learning_rate=0.5)
     assert (config.iters, config.batch_size, config.build_scheduler().get_lr()) == (7, 3, 0.5)
