@@ -198,6 +198,7 @@ class Runner:
                     print(line, end="", flush=True)
             except BaseException:  # whoever ends this script ends the step too
                 process.terminate()
+                process.wait()
                 raise
         return Step(name, command, time.monotonic() - began, process.wait() == 0, log)
 
