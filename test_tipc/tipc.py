@@ -67,8 +67,12 @@ class TipcFile:
         """Finds what the mode cannot do before any of it runs.
 
         Raises:
-            TipcError: a command is missing, or another training than the normal one, or quantization, is wanted.
+            TipcError: a command or the interpreter is missing, or another training than the normal one, or quantization, is
+                wanted.
         """
+        if shutil.which(self.python()) is None:
+            raise TipcError(f"{self.path}:3: there is no interpreter {self.value(3)}")
+        self.devices()
         needed = _COMMANDS[self.mode]
         if self.mode != "benchmark_train" and self.value(25):
             needed = (*needed, 24)  # whose metrics line 25 compares with
@@ -116,6 +120,13 @@ class TipcFile:
         if script.startswith("tools/") and not os.path.exists(script):
             script = os.path.basename(script)  # where PaddleSeg has its entry points since 2.8
         return [self.python(), script, *rest]
+
+    def devices(self):
+        """Returns the pairs of lines 4 and 5, cards and the value of the flag for the device; one value goes with all cards."""
+        cards, devices = self.alternatives(4), self.alternatives(5)
+        if len(devices) not in (1, len(cards)):
+            raise TipcError(f"{self.path}:5: expected one value, or one for each of the {len(cards)} of line 4")
+        return list(zip(cards, devices * len(cards) if len(devices) == 1 else devices))
 
     def python(self):
         """Returns the interpreter of line 3. Any `python3.7` that is named there is the one that runs this script."""
@@ -252,14 +263,13 @@ class Chain:
     def run(self):
         """Runs the steps of the mode. Returns whether all succeeded."""
         tipc = self.tipc
-        devices = list(zip(tipc.alternatives(4), tipc.alternatives(5)))
-        trainings = list(itertools.product(devices, tipc.alternatives(6)))
+        trainings = list(itertools.product(tipc.devices(), tipc.alternatives(6)))
         if tipc.mode in INFERENCE:
             self._several = len(tipc.alternatives(37)) > 1
             for index, weights in enumerate(tipc.alternatives(37)):
                 self.infer_given(weights, f"{tipc.mode}_{index}")
         elif tipc.mode == "benchmark_train":
-            self.benchmark(devices)
+            self.benchmark()
         else:
             self._several = len(trainings) > 1
             for (cards, device), precision in trainings:
@@ -352,7 +362,7 @@ class Chain:
         tipc, (device, onednn, threads, batch, tensorrt, precision) = self.tipc, choice
         settings = f"usemkldnn_{onednn}_threads_{threads}" if device == "cpu" else f"usetrt_{tensorrt}"
         arguments = [item for number, value in zip(range(41, 47), choice) for item in tipc.argument(number, value)]
-        arguments += tipc.argument(48) + tipc.argument(50) + tipc.argument(52)
+        arguments += [item for number in (48, 49, 50, 52) for item in tipc.argument(number)]
         log = f"{log_prefix}_{device}_{settings}_precision_{precision}_batchsize_{batch}"
         self._maps("infer", [*tipc.command(40), *arguments, *more], folder, name, log)
 
@@ -372,10 +382,10 @@ class Chain:
             files = [f"--metric_file={os.path.join(self.output, self._evaluation(name))}", f"--predict_dir={results}"]
             self.runner.run("compare", self.tipc.command(25) + files, f"{log}_compare.log")
 
-    def benchmark(self, devices):
+    def benchmark(self):
         """Trains a little with each batch size and precision of the file, and writes benchmark.json: images a second."""
         settings, figures = self.tipc.benchmark(), []
-        choices = itertools.product(devices, settings.get("batch_size", ["2"]), settings.get("fp_items", ["fp32"]))
+        choices = itertools.product(self.tipc.devices(), settings.get("batch_size", ["2"]), settings.get("fp_items", ["fp32"]))
         for (cards, device), batch, precision in choices:
             step = self._train_a_little(cards, device, batch, precision, settings.get("iters", [str(BENCHMARK_ITERS)])[0])
             if step.succeeded:

@@ -35,7 +35,7 @@ def test_two_processes_train_on_the_cpu(run_chain):
 
 
 def test_several_trainings_have_results_of_their_own(run_chain):
-    process, output = run_chain(line_4="gpu_list:-1|-1", line_6="--precision:fp32|bf16", line_42="--enable_mkldnn:False")
+    process, output = run_chain(line_6="--precision:fp32|bf16", line_42="--enable_mkldnn:False")
     assert process.returncode == 0, process.stdout
     results = [name for name in os.listdir(output) if name.endswith("_results")]
     assert len(results) == 2

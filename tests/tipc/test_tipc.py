@@ -47,6 +47,7 @@ def test_values_by_line_and_mode(tmp_path):
     assert file.argument(6) == []
     assert file.argument(7) == ["--y=b"]
     assert file.command(8) == [sys.executable, "train.py", "--opts", "a=1"]
+    assert file.devices() == [("-1", "5"), ("0,1", "5")]
     other = tipc.TipcFile(write(tmp_path, lines), "lite_train_whole_infer")
     assert other.argument(5) == []
 
@@ -126,6 +127,8 @@ CANNOT_RUN = {
     "comparison without evaluation": (MODE, 24, "eval:null", "24: there is no command for 'eval'"),
     "pruning": (MODE, 15, "trainer:norm|fpgm", "15: the trainer must be norm_train, not 'norm|fpgm'"),
     "quantization": ("whole_infer", 39, "infer_quant:True", "39: infer_quant must be False"),
+    "no interpreter": (MODE, 3, "python:/nowhere/python", "3: there is no interpreter /nowhere/python"),
+    "devices that do not pair": (MODE, 5, "--device:cpu|gpu", "5: expected one value, or one for each of the 1 of line 4"),
     "no benchmark": ("benchmark_train", 53, "##", "needs lines below a header train_benchmark_params"),
 }
 
