@@ -114,7 +114,16 @@ def test_the_chinese_readme_has_the_content_of_the_english_one():
         assert ours == theirs
 
 
-FOREIGN = ("numpy.core.multiarray failed to import", "_ARRAY_API not found", "serve.py --help")  # NumPy's own words
+# NumPy's own words, and a command.
+FOREIGN = ("numpy.core.multiarray failed to import", "_ARRAY_API not found", "serve.py --help")
+
+
+def test_the_documents_with_commands_are_those_that_are_run():
+    with open(os.path.join(ROOT, "tests", "test_documents.py"), encoding="utf-8") as file:
+        run = re.findall(r'"([\w/]+\.md)"', file.read())
+    with_commands = [document for document in DOCUMENTS if re.search(r"```bash\n[^`]*python ", text(document))]
+    assert len(with_commands) > 8
+    assert set(with_commands) - set(run) == {"README_CN.md"}  # whose commands are the English one's
 
 
 def test_the_messages_of_troubleshooting_are_in_the_code():

@@ -113,13 +113,13 @@ def replaced(path, content):
     """A file has another content for a while, or is not there (None)."""
     path = pathlib.Path(path)
     before = path.read_bytes() if path.exists() else None
-    for written in (content, before):
-        if written is None:
-            path.unlink()
-        else:
-            path.write_bytes(written)
-        if written is content:
-            yield
+
+    def write(content):
+        path.unlink() if content is None else path.write_bytes(content)
+
+    write(content)
+    yield
+    write(before)
 
 
 @pytest.mark.parametrize("mode", STEPS)
