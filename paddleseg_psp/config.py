@@ -6,7 +6,7 @@ import ast
 import inspect
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import yaml
 from paddle import nn
@@ -34,7 +34,8 @@ KEYS = {
     "accumulate": "batches whose gradients are averaged for one iteration; 1 by default",
     "train_dataset": "`type`, its arguments, and `transforms`, a list of mappings with `type`",
     "val_dataset": "the same, for evaluation; its transforms are also those of prediction and deployment",
-    "test_config": "arguments of evaluation: aug_eval, scales, flip_horizontal, flip_vertical, is_slide, crop_size, stride",
+    "test_config": "how the network looks at images, in evaluation, prediction and bundles: aug_eval, scales, flip_horizontal, "
+    "flip_vertical, is_slide, crop_size, stride",
     "model": "`type`, its arguments, and `backbone`, a mapping with `type`",
     "loss": "`types`, a loss for each output of the network, or one for all, and `coef`, their weights",
     "optimizer": "`type` (SGD, Adam, AdamW, … of PaddleSeg), its arguments, grad_clip_cfg, and custom_cfg: `name` (a part of "
@@ -253,11 +254,16 @@ class Config:
     def accumulate(self) -> int:
         return self.data["accumulate"]
 
-    def test_options(self, function: Callable) -> dict:
-        """Returns the mapping `test_config`, whose keys must be arguments of `function`."""
+    def test_config(self) -> dict:
+        """Returns the mapping `test_config`, which says how the network looks at images; `Views.from_options` checks it."""
         options = self.data.get("test_config") or {}
-        registry.check_arguments(function, options, self._where("test_config"))
+        if not isinstance(options, dict):
+            raise UserError(f"{self._where('test_config')}: expected a mapping, found {options!r}")
         return dict(options)
+
+    def max_value(self) -> float | None:
+        """Returns the value of a white pixel in images, or None where their type says it."""
+        return self._dataset_constant("max_value", "MAX_VALUE")
 
     def _dataset_constant(self, key, constant):
         """Returns what the training data set says of itself: a key of its mapping, or a constant of its class."""

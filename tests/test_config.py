@@ -7,7 +7,7 @@ from helpers import ROOT
 
 from paddleseg_psp.config import Config, apply_overrides, read_yaml, resolve_path
 from paddleseg_psp.data.transforms import Pipeline
-from paddleseg_psp.engine import evaluate
+from paddleseg_psp.engine.views import Views
 from paddleseg_psp.errors import UserError
 
 SEED = "configs/psanet/psanet_resnet50_os8_cityscapes_1024x512_80k.yml"
@@ -205,7 +205,7 @@ def test_losses_need_one_weight_each(write_config):
 
 def test_test_config_keys_are_checked(write_config):
     with pytest.raises(UserError, match="did you mean scales"):
-        Config(write_config(test_config={"scale": 1.0})).test_options(evaluate)
+        Views.from_options(Config(write_config(test_config={"scale": 1.0})).test_config())
 
 
 def test_seed_configuration_has_the_values_of_the_reference():

@@ -11,8 +11,12 @@ from PIL import Image
 
 from paddleseg_psp.config import Config
 from paddleseg_psp.data import CheckedDataset
+from paddleseg_psp.deploy import export_bundle, load_predictor
+from paddleseg_psp.deploy.evaluation import evaluate_bundle
 from paddleseg_psp.engine import evaluate
 from paddleseg_psp.engine.trainer import loss_terms
+from paddleseg_psp.engine.views import Views
+from paddleseg_psp.models.layers import PointWiseSpatialAttention
 
 PATHS = sorted(glob.glob(os.path.join(ROOT, "configs", "ps*net", "*.yml")))
 
@@ -52,12 +56,17 @@ def made_small(value):
     return {key: sizes.get(key, made_small(item)) for key, item in value.items()}
 
 
-@pytest.mark.parametrize("path", PATHS, ids=os.path.basename)
-def test_a_step_of_training_and_an_evaluation(path, data):
+def small_config(path, data):
     config = Config(path)
     config.data = made_small(config.data)
     for key in ("train_dataset", "val_dataset"):
         config.data[key]["dataset_root"] = str(data[config.data[key]["type"]])
+    return config
+
+
+@pytest.mark.parametrize("path", PATHS, ids=os.path.basename)
+def test_a_step_of_training_and_an_evaluation(path, data):
+    config = small_config(path, data)
     train_dataset, val_dataset = (config.build_dataset(key) for key in ("train_dataset", "val_dataset"))
     config.count_iterations(len(train_dataset))
     network = config.build_model()
@@ -72,8 +81,40 @@ def test_a_step_of_training_and_an_evaluation(path, data):
     changed = [name for name, value in network.named_parameters() if name in before and (value.numpy() != before[name]).any()]
     assert set(changed) >= {name for name in before if name.endswith("conv.weight")}
     del val_dataset.file_list[1:]
-    matrix = evaluate(network, val_dataset, print_detail=False, **config.test_options(evaluate))
+    matrix = evaluate(network, val_dataset, print_detail=False, **Views.from_options(config.test_config()).options())
     assert matrix.counts.sum() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS, ids=os.path.basename)
+def test_a_bundle_is_evaluated_as_the_network(path, data, tmp_path):
+    """Windows, scales, flips and resizing included, in each engine."""
+    config = small_config(path, data)
+    config.data["model"]["backbone"].update(type="ResNet18_v1c" if "mmseg" in path else "ResNet18_vd")
+    for key in ("multi_grid", "style", "stem_channels"):
+        config.data["model"]["backbone"].pop(key, None)
+    network = config.build_model()
+    fixed = [
+        layer for layer in network.sublayers()
+        if isinstance(layer, PointWiseSpatialAttention) and (layer.mmsegmentation or layer.compact)
+    ]  # fmt: skip
+    for transform in config.data["val_dataset"]["transforms"]:
+        transform.update({key: 40 for key in ("short_size", "long_size") if key in transform})  # of images of 64x48
+    if not fixed and config.test_config().get("is_slide"):
+        config.data["test_config"].update(crop_size=[33, 33], stride=[22, 22])
+    views, dataset = Views.from_options(config.test_config()), config.build_dataset("val_dataset")
+    for _ in range(2):
+        network(paddle.randn([4, 3, 65, 65]))  # statistics of some training, so that classes vary
+    expected = evaluate(network, dataset, print_detail=False, **views.options())
+    transforms, shape = config.data["val_dataset"]["transforms"], (-1, 3, -1, -1)
+    if fixed:
+        shape = (1, 3, *(views.window or dataset[0]["img"].shape[1:]))
+    export_bundle(network, str(tmp_path), transforms, shape, onnx=True, views=views, verify=False)
+    for backend in ("paddle", "onnxruntime"):
+        found = evaluate_bundle(load_predictor(str(tmp_path), backend), dataset)
+        assert np.count_nonzero(expected.counts.sum(0)) > 2
+        assert abs(found.mean_iou() - expected.mean_iou()) < 1e-4
+        assert np.abs(found.counts - expected.counts).sum() <= 1e-3 * expected.counts.sum()
 
 
 # With 19 classes and the auxiliary head, as mmsegmentation 1.2.2 counts its own networks; it publishes 48.97 million for R50.

@@ -15,12 +15,13 @@ import numpy as np
 
 from paddleseg_psp.cli import arguments
 from paddleseg_psp.cli.device import set_up
-from paddleseg_psp.cli.inputs import LOOKING, looking_options, trained_model
+from paddleseg_psp.cli.inputs import chosen_views, trained_model
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.config import Config
-from paddleseg_psp.data import CheckedDataset
+from paddleseg_psp.data import checked
 from paddleseg_psp.engine import evaluate
 from paddleseg_psp.engine.metrics import ConfusionMatrix
+from paddleseg_psp.engine.views import OPTIONS
 from paddleseg_psp.files import atomic_path, require_writable
 from paddleseg_psp.visual import color_map, colorize, draw_confusion_matrix, viewable
 
@@ -32,7 +33,7 @@ def write_table(path, rows):
 
 def analyse(args):
     config = Config(args.config, args.opts)
-    options = looking_options(args)
+    views = chosen_views(config, args)
     require_writable(args.save_dir)
     set_up(args.device)
     dataset = config.build_dataset("val_dataset")
@@ -47,8 +48,7 @@ def analyse(args):
         worst.sort(key=lambda item: item[:2])
         del worst[args.worst :]
 
-    flags = {"aug_eval": args.aug_eval, **options} if args.aug_eval or args.is_slide else {}
-    matrix = evaluate(model, dataset, **{**config.test_options(evaluate), "num_workers": args.num_workers, **flags}, each=look)
+    matrix = evaluate(model, dataset, **views.options(), num_workers=args.num_workers, each=look)
     names = [str(name) for name in getattr(dataset, "CLASS_NAMES", None) or range(dataset.num_classes)]
     folder = os.path.abspath(args.save_dir)
     write_table(
@@ -65,10 +65,10 @@ def analyse(args):
     write_table(
         os.path.join(folder, "images.csv"), [["mIoU", "pixel accuracy", "image"], *sorted(images, key=lambda row: row[1])]
     )
-    colors, checked = color_map(config.palette()), CheckedDataset(dataset, hold=False)
+    colors, samples = color_map(config.palette()), checked(dataset)
     for place, (_, index, pred) in enumerate(worst, 1):
         with atomic_path(os.path.join(folder, "worst", f"{place}.png")) as path:
-            cv2.imwrite(path, picture(*checked.read(index), pred, dataset.ignore_index, colors))
+            cv2.imwrite(path, picture(*samples.read(index), pred, dataset.ignore_index, colors))
     print(f"Wrong on {1 - matrix.pixel_accuracy():.2%} of the pixels; most of all {_confused(matrix.counts, names)}")
     print(f"Tables and pictures are in {args.save_dir}")
 
@@ -89,7 +89,7 @@ def _confused(counts, names):
 def main(argv=None):
     parser = arguments.parser(
         "Show where a trained network is wrong on the configuration's val_dataset.",
-        "model_path", "save_dir", "num_workers", "aug_eval", *LOOKING,
+        "model_path", "save_dir", "num_workers", *OPTIONS,
         save_dir="./output/analysis",
     )  # fmt: skip
     parser.add_argument("--worst", type=int, default=8, help="pictures of the worst images")

@@ -108,7 +108,7 @@ class _Service:
 
     def start(self):
         limits = self.limits
-        self.batcher = Batcher(self.predictor.run, limits.max_batch, limits.max_wait, self.metrics.batches.observe)
+        self.batcher = Batcher(self.predictor.look, limits.max_batch, limits.max_wait, self.metrics.batches.observe)
         self.decoded = asyncio.Semaphore(2 * limits.max_batch)
 
     def is_ready(self):
@@ -143,9 +143,9 @@ class _Service:
         async with self.decoded:
             image = await run_in_threadpool(decode_image, data, self.limits.max_pixels, self.channels)
             prepared, steps = await run_in_threadpool(self.predictor.prepare, image)
-            fixed = self.predictor.input_shape[1:]
-            if any(size not in (-1, own) for size, own in zip(fixed, prepared.shape)):
-                raise RefusedImage(422, f"this network takes images of {fixed[2]}x{fixed[1]} pixels")
+            if not self.predictor.fits(prepared.shape):
+                fixed = self.predictor.input_shape
+                raise RefusedImage(422, f"this network takes images of {fixed[3]}x{fixed[2]} pixels")
             scores = await asyncio.wrap_future(self.batcher.submit(prepared))
             classes = await run_in_threadpool(self.predictor.classes, scores, steps)
             return await run_in_threadpool(self._encode, image, classes, output)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+# None where it is not given, so that the configuration's test_config holds
+_VIEW = {"action": "store_true", "default": None}
 _SIZE = {"nargs": 2, "type": int, "metavar": ("W", "H"), "default": None}
 
 _ARGUMENTS: dict[str, dict] = {
@@ -44,12 +46,12 @@ _ARGUMENTS: dict[str, dict] = {
     "seed": {"type": int, "help": "seed of all random numbers; by default a new one, which the log tells"},
     "deterministic": {"action": "store_true", "help": "let GPUs use only operators that repeat exactly (CPUs always do)"},
     # evaluation and prediction
-    "aug_eval": {"action": "store_true", "help": "average over scales and flips"},
-    "aug_pred": {"action": "store_true", "help": "average over scales and flips"},
-    "scales": {"nargs": "+", "type": float, "default": [1.0], "help": "scales to average over"},
-    "flip_horizontal": {"action": "store_true", "help": "average over horizontal flips"},
-    "flip_vertical": {"action": "store_true", "help": "average over vertical flips"},
-    "is_slide": {"action": "store_true", "help": "predict by a sliding window"},
+    "aug_eval": {**_VIEW, "help": "average over scales and flips"},
+    "aug_pred": {**_VIEW, "dest": "aug_eval", "help": "average over scales and flips"},
+    "scales": {"nargs": "+", "type": float, "help": "scales to average over; 1 by default"},
+    "flip_horizontal": {**_VIEW, "help": "average over horizontal flips"},
+    "flip_vertical": {**_VIEW, "help": "average over vertical flips"},
+    "is_slide": {**_VIEW, "help": "predict by a sliding window"},
     "crop_size": {**_SIZE, "help": "size of the window, width then height"},
     "stride": {**_SIZE, "help": "step of the window, width then height"},
     "image_path": {"help": "an image, a folder, or a text file listing images"},

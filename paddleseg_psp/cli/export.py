@@ -14,6 +14,7 @@ from paddleseg_psp.config import Config
 from paddleseg_psp.deploy import export_bundle
 from paddleseg_psp.deploy.verify import summary
 from paddleseg_psp.engine.checkpoint import metrics_of
+from paddleseg_psp.engine.views import Views
 from paddleseg_psp.errors import UserError
 
 
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _export(args):
     config = Config(args.config, args.opts)
     shape = _input_shape(args.input_shape, config.img_channels())
+    views = Views.from_options(config.test_config(), f"{config.path}: test_config")
     set_up(args.device)
     model = trained_model(config, args.model_path)
     transforms = config.data.get("val_dataset", {}).get("transforms", [])
@@ -47,11 +49,14 @@ def _export(args):
         verify=args.verify,
         images=_images(config) if args.verify else (),
         metrics=metrics_of(args.model_path),
+        views=views,
+        max_value=config.max_value(),
     )
     for backend, inputs, sizes, agreement, error in summary(comparisons):
-        worst = f"at least {agreement:.4%} of the pixels have the network's class"
-        worst += "" if error is None else f", relative error at most {error:.1e}"
-        logger.info(f"Verified in {backend} on {inputs} inputs ({sizes}): {worst}")
+        logger.info(
+            f"Verified in {backend} on {inputs} inputs ({sizes}): at least {agreement:.4%} of the pixels have the network's "
+            f"class, relative error at most {error:.1e}"
+        )
     if not args.verify:
         logger.warning("Not verified: whether the exported model computes what the network computes is unknown")
     logger.info(f"The exported model is in {args.save_dir}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 
 from paddle import nn
+from paddleseg.utils import logger
 
 from paddleseg_psp.config import Config
+from paddleseg_psp.engine.views import OPTIONS, Views
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.models.weights import load_weights
-
-LOOKING = ("scales", "flip_horizontal", "flip_vertical", "is_slide", "crop_size", "stride")
 
 
 def trained_model(config: Config, model_path: str | None) -> nn.Layer:
@@ -26,15 +26,15 @@ def trained_model(config: Config, model_path: str | None) -> nn.Layer:
     return model
 
 
-def looking_options(args: argparse.Namespace) -> dict:
-    """Returns the arguments about windows, scales and flips, checked.
+def chosen_views(config: Config, args: argparse.Namespace) -> Views:
+    """Returns how the network looks at images: as the configuration's test_config says, and flags, which come first.
 
     Raises:
-        UserError: a sliding window without its size or step, or with a step larger than the window.
+        UserError: a wrong value, a sliding window without its size or step, or one with a step larger than the window.
     """
-    if args.is_slide:
-        if args.crop_size is None or args.stride is None:
-            raise UserError("--is_slide needs --crop_size W H and --stride W H")
-        if any(step < 1 or step > side for side, step in zip(args.crop_size, args.stride)):
-            raise UserError(f"--stride {args.stride} must be at least 1 and at most --crop_size {args.crop_size}")
-    return {name: getattr(args, name) for name in LOOKING}
+    flags = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
+    where = f"{config.path}: test_config" + "".join(f" --{name}" for name in flags)
+    views = Views.from_options({**config.test_config(), **flags}, where)
+    if flags.keys() & {"scales", "flip_horizontal", "flip_vertical"} and not views.augment:
+        logger.warning("--scales and flips do nothing without --aug_eval (--aug_pred in predict.py)")
+    return views

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 
 from paddleseg_psp.cli import arguments
 from paddleseg_psp.cli.device import set_up
-from paddleseg_psp.cli.inputs import LOOKING, looking_options, trained_model
+from paddleseg_psp.cli.inputs import chosen_views, trained_model
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.config import Config
 from paddleseg_psp.data.images import find_images
 from paddleseg_psp.engine import predict
+from paddleseg_psp.engine.views import OPTIONS
 from paddleseg_psp.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments.parser(
         "Write overlays and coloured masks for images.",
-        "model_path", "image_path", "save_dir", "aug_pred", "custom_color", "save_ids", *LOOKING,
+        "model_path", "image_path", "save_dir", "aug_pred", *OPTIONS[1:], "custom_color", "save_ids",
         save_dir="./output/result",
     )  # fmt: skip
     run(_predict, parser.parse_args(argv))
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _predict(args):
     config = Config(args.config, args.opts)
-    options = looking_options(args)
+    options = chosen_views(config, args).options()
     images, folder = find_images(args.image_path)
     set_up(args.device)
     model = trained_model(config, args.model_path)
@@ -35,10 +36,11 @@ def _predict(args):
         images,
         folder,
         args.save_dir,
-        aug_pred=args.aug_pred,
+        aug_pred=options.pop("aug_eval", False),
         palette=_palette(args.custom_color, config),
         class_names=config.class_names(),
         img_channels=config.img_channels(),
+        max_value=config.max_value(),
         save_ids=args.save_ids,
         **options,
     )

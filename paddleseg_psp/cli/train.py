@@ -11,7 +11,8 @@ from paddleseg_psp.cli.device import set_up
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.config import Config
 from paddleseg_psp.data.inspection import quick_check
-from paddleseg_psp.engine import distributed, evaluate, train
+from paddleseg_psp.engine import distributed, train
+from paddleseg_psp.engine.views import Views
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import require_writable
 
@@ -31,6 +32,7 @@ def _train(args):
     replaced = {name: getattr(args, name) for name in ("iters", "batch_size", "accumulate", "learning_rate")}
     config = Config(args.config, args.opts, **replaced)
     _check(args)
+    views = Views.from_options(config.test_config(), f"{config.path}: test_config")
     require_writable(args.save_dir)
     seed = set_up(args.device, args.seed, args.deterministic)
     logger.info(f"Everything random follows from --seed {seed}")
@@ -59,7 +61,7 @@ def _train(args):
         num_workers=args.num_workers,
         use_vdl=args.use_vdl,
         keep_checkpoint_max=args.keep_checkpoint_max,
-        test_config=config.test_options(evaluate),
+        test_config=views.options(),
         precision=args.precision,
         amp_level=args.amp_level,
         ema_decay=args.ema_decay if args.use_ema else None,

@@ -6,26 +6,26 @@ from collections.abc import Sequence
 
 from paddleseg_psp.cli import arguments
 from paddleseg_psp.cli.device import set_up
-from paddleseg_psp.cli.inputs import LOOKING, looking_options, trained_model
+from paddleseg_psp.cli.inputs import chosen_views, trained_model
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.config import Config
 from paddleseg_psp.engine import evaluate
+from paddleseg_psp.engine.views import OPTIONS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments.parser(
         "Evaluate a trained network on the configuration's val_dataset.",
-        "model_path", "num_workers", "precision", "amp_level", "aug_eval", *LOOKING,
+        "model_path", "num_workers", "precision", "amp_level", *OPTIONS,
     )  # fmt: skip
     run(_val, parser.parse_args(argv))
 
 
 def _val(args):
     config = Config(args.config, args.opts)
-    options = looking_options(args)
+    views = chosen_views(config, args)
     set_up(args.device)
     dataset = config.build_dataset("val_dataset")
     model = trained_model(config, args.model_path)
     given = {"num_workers": args.num_workers, "precision": args.precision, "amp_level": args.amp_level}
-    flags = {"aug_eval": args.aug_eval, **options} if args.aug_eval or args.is_slide else {}
-    evaluate(model, dataset, **{**config.test_options(evaluate), **given, **flags})
+    evaluate(model, dataset, **given, **views.options())

@@ -1,5 +1,5 @@
 from paddleseg_psp.data.ade20k import ADE20K
-from paddleseg_psp.data.checked import CheckedDataset, read_image
+from paddleseg_psp.data.checked import CheckedDataset, checked, read_image
 from paddleseg_psp.data.cityscapes import Cityscapes
 from paddleseg_psp.data.listed import Dataset
 from paddleseg_psp.data.loader import load_batches
@@ -14,6 +14,7 @@ __all__ = [
     "PascalVOC",
     "SeededDataset",
     "TrainingSampler",
+    "checked",
     "load_batches",
     "read_image",
 ]

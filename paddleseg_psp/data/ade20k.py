@@ -82,5 +82,5 @@ class ADE20K(PairedDataset):
 
     @staticmethod
     def decode_label(label: np.ndarray) -> np.ndarray:
-        """Returns the classes 0 to 149 of a label [H, W] uint8, and 255 where it has 0."""
-        return label - 1  # uint8: 0 becomes 255
+        """Returns the classes 0 to 149 that the values 1 to 150 mean, and 255 for 0."""
+        return np.where(label == 0, 255, label.astype(np.int64) - 1)

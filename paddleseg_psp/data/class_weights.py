@@ -9,7 +9,7 @@ from paddle.io import Dataset
 from paddleseg.utils import logger
 from tqdm import tqdm
 
-from paddleseg_psp.data.checked import CheckedDataset
+from paddleseg_psp.data.checked import checked
 
 
 def count_classes(dataset: Dataset) -> np.ndarray:
@@ -23,13 +23,14 @@ def count_classes(dataset: Dataset) -> np.ndarray:
     """
     logger.info(f"Counting the classes in {len(dataset.file_list)} labels")
 
-    checked = CheckedDataset(dataset, hold=False)
+    samples = checked(dataset)
 
     def count(index):
-        return np.bincount(checked.read_label(index).ravel(), minlength=dataset.num_classes)[: dataset.num_classes]
+        label = samples.read_label(index)
+        return np.bincount(label[label != samples.ignore_index], minlength=dataset.num_classes)
 
     with ThreadPoolExecutor() as readers:
-        return np.stack(list(tqdm(readers.map(count, range(len(checked))), total=len(checked), disable=None)))
+        return np.stack(list(tqdm(readers.map(count, range(len(samples))), total=len(samples), disable=None)))
 
 
 def median_frequency(counts: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from paddle.io import Dataset
 from PIL import Image
 
-from paddleseg_psp.data.checked import CheckedDataset
+from paddleseg_psp.data.checked import checked
 from paddleseg_psp.data.sampler import SeededDataset
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.progress import track
@@ -53,7 +53,7 @@ def inspect(dataset: Dataset, processes: int = 1, indices: Sequence[int] | None 
     indices = range(len(dataset.file_list)) if indices is None else indices
     found, counts = Inspection(), []
     with ProcessPoolExecutor(max(1, processes)) as pool:
-        samples = pool.map(partial(_inspect_sample, CheckedDataset(dataset, hold=False)), indices, chunksize=4)
+        samples = pool.map(partial(_inspect_sample, checked(dataset)), indices, chunksize=4)
         for index, (errors, warnings, classes, ignored, digest) in zip(indices, track(samples, len(indices), "[CHECK]")):
             found.errors += errors
             found.warnings += warnings
@@ -158,9 +158,9 @@ def quick_check(dataset: Dataset, samples: int = 8) -> None:
         UserError: the first error found.
     """
     count = len(dataset.file_list)
-    checked = CheckedDataset(dataset, hold=False)
+    samples_ = checked(dataset)
     for index in np.unique(np.linspace(0, count - 1, min(samples, count)).astype(int)).tolist():
-        checked.read(index)
+        samples_.read(index)
 
 
 def as_trained(dataset: Dataset, count: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -168,7 +168,7 @@ def as_trained(dataset: Dataset, count: int, seed: int = 0) -> list[tuple[np.nda
 
     Each image is scaled to the range of its own values, which undoes any normalization for the eye.
     """
-    seeded, pairs = SeededDataset(CheckedDataset(dataset, hold=False)), []
+    seeded, pairs = SeededDataset(checked(dataset)), []
     for index in np.linspace(0, len(dataset.file_list) - 1, count).astype(int).tolist():
         sample = seeded[index, seed + index]
         image = np.moveaxis(sample["img"], 0, 2)[..., ::-1][..., -3:]

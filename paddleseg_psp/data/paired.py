@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-import numpy as np
 from paddleseg.datasets import Dataset as PaddleSegDataset
 
+from paddleseg_psp.data.checked import CheckedSamples
 from paddleseg_psp.data.transforms import Pipeline
 from paddleseg_psp.errors import UserError
 
 
-class PairedDataset(PaddleSegDataset):
+class PairedDataset(CheckedSamples, PaddleSegDataset):
     """Images paired with labels. Subclasses say where they are, and name NUM_CLASSES, CLASS_NAMES and PALETTE.
 
     Args:
@@ -25,22 +25,16 @@ class PairedDataset(PaddleSegDataset):
     NUM_CLASSES: int | None = None
     IGNORE_INDEX = 255
     IMG_CHANNELS = 3
-    CLASS_NAMES: Sequence[str] | None = None
     PALETTE: Sequence[Sequence[int]] | None = None
 
     def __init__(self, pairs: Sequence[Sequence[str | None]], transforms: list, mode: str, cache: bool = False) -> None:
         self.file_list = [list(pair) for pair in pairs]
         self.transforms = Pipeline(transforms, self.IMG_CHANNELS)
         self.mode = mode
-        self.cache, self.held = cache, None
+        self.cache = cache
         self.num_classes = self.NUM_CLASSES
         self.ignore_index = self.IGNORE_INDEX
         self.edge = False
-
-    @staticmethod
-    def decode_label(label: np.ndarray) -> np.ndarray:
-        """Returns the classes that a label's values [H, W] mean."""
-        return label
 
 
 def require_mode(mode: str, allowed: Sequence[str]) -> None:

@@ -16,8 +16,9 @@ from paddleseg_psp.deploy.graph import OUTPUT_OPS, with_half_weights, write_grap
 from paddleseg_psp.deploy.predictor import has_operators
 from paddleseg_psp.deploy.quantization import INT8
 from paddleseg_psp.deploy.verify import Comparison, verify_bundle
+from paddleseg_psp.engine.views import WHOLE, Views
 from paddleseg_psp.errors import UserError
-from paddleseg_psp.files import require_writable
+from paddleseg_psp.files import require_writable, sha256
 from paddleseg_psp.models.cost import multiply_adds
 from paddleseg_psp.models.layers import PointWiseSpatialAttention
 from paddleseg_psp.ops import build
@@ -42,6 +43,8 @@ def export_bundle(
     verify: bool = True,
     images: Sequence[np.ndarray] = (),
     metrics: dict | None = None,
+    views: Views = WHOLE,
+    max_value: float | None = None,
 ) -> list[Comparison]:
     """Writes a network as a bundle, after checking that it computes what the network computes.
 
@@ -55,7 +58,8 @@ def export_bundle(
         transforms: what an image goes through first, as in a configuration.
         input_shape: (N, C, H, W), -1 for what may vary.
         output_op: "argmax" gives classes [N, H, W] int32, "softmax" probabilities and "none" logits
-            [N, num_classes, H, W] float32.
+            [N, num_classes, H, W] float32. After classes or probabilities the logits are a second output, which windows,
+            scales, flips and resized images need.
         palette, class_names: a (red, green, blue) colour, and a name, for each class.
         ignore_index: the label value that counts for nothing.
         onnx: write model.onnx too.
@@ -63,17 +67,21 @@ def export_bundle(
         verify: run the bundle and the network, see `verify_bundle`.
         images: paths or arrays [H, W, C] to verify with, besides made-up inputs.
         metrics: name and value, for the model card.
+        views: how the network looks at images.
+        max_value: of a white pixel, see `read_image`.
 
     Returns:
         The comparisons of `verify_bundle`.
 
     Raises:
-        UserError: no place to write, results that differ from the network's, or an attention that needs a fixed input_shape.
+        UserError: no place to write, results that differ from the network's, an attention that needs a fixed input_shape, or
+            one that the views do not fit.
     """
     if output_op not in OUTPUT_OPS:
         raise ValueError(f"output_op must be one of {', '.join(OUTPUT_OPS)}, not {output_op!r}")
     require_writable(save_dir)
-    _require_fixed_size(model, input_shape)
+    _require_fixed_size(model, input_shape, views)
+    _require_views_fit(input_shape, views)
     model.eval()
     exported = with_half_weights(model) if half_weights else model
     folder = os.path.abspath(save_dir)
@@ -88,6 +96,8 @@ def export_bundle(
             "output_op": output_op,
             "output_dtype": "int32" if output_op == "argmax" else "float32",
             "ignore_index": ignore_index,
+            **({"test_config": views.options()} if views != WHOLE else {}),
+            **({"max_value": max_value} if max_value is not None else {}),
             "weights": "float16" if half_weights else "float32",
             "paddle_version": paddle.__version__,
             **_about(model, input_shape, class_names, palette),
@@ -99,6 +109,7 @@ def export_bundle(
         if library:
             shutil.copyfile(library, os.path.join(temporary, OPERATORS))
             description["operators"] = OPERATORS
+        description["sha256"] = {name: sha256(os.path.join(temporary, name)) for name in sorted(os.listdir(temporary))}
         with open(os.path.join(temporary, "deploy.yaml"), "w", encoding="utf-8") as file:
             yaml.safe_dump({"Deploy": description}, file, sort_keys=False, default_flow_style=None, allow_unicode=True)
         comparisons = verify_bundle(temporary, exported, images) if verify else []
@@ -110,12 +121,29 @@ def export_bundle(
     return comparisons
 
 
-def _require_fixed_size(model, input_shape):
+def _require_fixed_size(model, input_shape, views):
     attentions = [layer for layer in model.sublayers() if isinstance(layer, PointWiseSpatialAttention)]
     if -1 in input_shape[2:] and any(layer.mmsegmentation or layer.compact for layer in attentions):
+        size = "{} {}, the size of its windows".format(*views.window) if views.window else "H W"
         raise UserError(
             "this PSANet's attention (compact, or of mmsegmentation's convention) depends on the image size: export it for one "
-            "size with --input_shape 1 3 H W"
+            f"size with --input_shape 1 3 {size}"
+        )
+
+
+def _require_views_fit(input_shape, views):
+    """Raises UserError if an input of fixed size cannot be what the views show."""
+    fixed = tuple(input_shape[2:])
+    if views.window and any(own not in (-1, side) for own, side in zip(fixed, views.window)):
+        window = "{} {}".format(*views.window)
+        raise UserError(
+            f"--input_shape fixes {fixed[0]}x{fixed[1]} (height x width), but test_config shows the network windows: "
+            f"export with --input_shape 1 3 {window}, or for whole images with --opts test_config=null"
+        )
+    if views.augment and not views.window and fixed != (-1, -1) and set(views.scales) != {1.0}:
+        raise UserError(
+            "test_config shows the network images at several scales, so that --input_shape cannot fix their size: leave it "
+            "out, or export with --opts test_config=null"
         )
 
 

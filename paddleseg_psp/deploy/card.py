@@ -10,8 +10,8 @@ from paddle import nn
 from paddleseg_psp.deploy.verify import Comparison, summary
 
 _OUTPUTS = {
-    "argmax": "classes [N, H, W] int32",
-    "softmax": "probabilities [N, classes, H, W] float32",
+    "argmax": "classes [N, H, W] int32, and after them logits [N, classes, H, W] float32",
+    "softmax": "probabilities, and after them logits, [N, classes, H, W] float32",
     "none": "logits [N, classes, H, W] float32",
 }
 
@@ -37,6 +37,7 @@ def write_card(path: str, model: nn.Layer, description: dict, comparisons: Seque
         + (", ".join(item["type"] for item in description["transforms"]) or "nothing")
         + " (`deploy.yaml`, `transforms`). Images are read blue first and given to the network red first.",
         f"- Output: {_OUTPUTS[description['output_op']]}.",
+        f"- How it looks at an image: {_views(description.get('test_config', {}))}.",
         f"- {parameters / 1e6:.2f} million parameters while training, kept here as {description['weights']}, "
         f"{cost}, exported by Paddle {paddle.__version__}.",
     ]
@@ -56,12 +57,25 @@ def write_card(path: str, model: nn.Layer, description: dict, comparisons: Seque
             "| --- | --- | --- | --- | --- |",
         ]
         for backend, inputs, sizes, agreement, error in summary(comparisons):
-            lines.append(f"| {backend} | {inputs} | {sizes} | {agreement:.4%} | {'' if error is None else f'{error:.1e}'} |")
+            lines.append(f"| {backend} | {inputs} | {sizes} | {agreement:.4%} | {error:.1e} |")
     else:
         lines.append("Not compared (exported with --no-verify).")
     lines += class_table(description.get("class_names"), description.get("palette"))
     with open(path, "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
+
+
+def _views(options):
+    """Returns in words what deploy.yaml says in test_config."""
+    parts = []
+    if options.get("is_slide"):
+        window, step = ("x".join(map(str, options[key])) for key in ("crop_size", "stride"))
+        parts.append(f"by windows of {window} pixels at steps of {step} (width x height), whose logits are averaged")
+    if options.get("aug_eval"):
+        flips = [name for name in ("horizontal", "vertical") if options.get(f"flip_{name}")]
+        flipped = f" and {' and '.join(flips)} flips" if flips else ""
+        parts.append(f"at the scales {', '.join(map(str, options['scales']))}{flipped}, whose probabilities are averaged")
+    return " and ".join(parts or ["whole, once"]) + " (`deploy.yaml`, `test_config`; `load_predictor` does it)"
 
 
 def class_table(class_names: Sequence[str] | None, palette: Sequence[Sequence[int]] | None) -> list[str]:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from paddle.io import Dataset
 
-from paddleseg_psp.data import CheckedDataset
+from paddleseg_psp.data import checked
 from paddleseg_psp.deploy.predictor import Predictor
 from paddleseg_psp.engine.metrics import ConfusionMatrix
 from paddleseg_psp.progress import track
@@ -26,11 +26,11 @@ def evaluate_bundle(predictor: Predictor, dataset: Dataset, batch_size: int = 1)
     Raises:
         UserError: a file that cannot be read, or a wrong label.
     """
-    checked, matrix = CheckedDataset(dataset), ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
-    batches = [range(start, min(start + batch_size, len(checked))) for start in range(0, len(checked), batch_size)]
+    samples, matrix = checked(dataset), ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
+    batches = [range(start, min(start + batch_size, len(samples))) for start in range(0, len(samples), batch_size)]
 
     def read(batch):
-        return [checked.read(index) for index in batch]
+        return [samples.read(index) for index in batch]
 
     with ThreadPoolExecutor(1) as reader:  # reads a batch while another runs
         waiting = reader.submit(read, batches[0])

@@ -26,7 +26,10 @@ paddle2onnx.export(sys.argv[1], sys.argv[2], sys.argv[3], opset_version=int(sys.
 
 
 class _ExportedNetwork(nn.Layer):
-    """A network with one output: its classes [N, H, W] int32, or probabilities or logits [N, num_classes, H, W]."""
+    """A network whose first output is what `output_op` says; after classes or probabilities come the logits.
+
+    Logits are what windows and resizing need to give what evaluation gives.
+    """
 
     def __init__(self, network, output_op):
         super().__init__()
@@ -36,8 +39,8 @@ class _ExportedNetwork(nn.Layer):
     def forward(self, x):
         logits = self.network(x)[0]
         if self.output_op == "argmax":
-            return paddle.argmax(logits, axis=1, dtype="int32")
-        return nn.functional.softmax(logits, axis=1) if self.output_op == "softmax" else logits
+            return paddle.argmax(logits, axis=1, dtype="int32"), logits
+        return (nn.functional.softmax(logits, axis=1), logits) if self.output_op == "softmax" else logits
 
 
 def write_graph(model: nn.Layer, folder: str, input_shape: Sequence[int | None], output_op: str) -> str:

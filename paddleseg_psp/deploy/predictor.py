@@ -9,18 +9,22 @@ import cv2
 import numpy as np
 import paddle
 import yaml
-from paddleseg.transforms import Compose
+from paddleseg import transforms as T
 
 from paddleseg_psp import registry
 from paddleseg_psp.data import read_image
+from paddleseg_psp.data.reference_transforms import PadShortSides, SwapRedAndBlue
 from paddleseg_psp.deploy.sessions import OnnxSession, OpenVinoSession, PaddleSession, Session
 from paddleseg_psp.deploy.timing import Stopwatch
+from paddleseg_psp.engine.views import NumpyArrays, Views, restored
 from paddleseg_psp.environment import processors
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.files import sha256
 from paddleseg_psp.ops import build
 
 BACKENDS = ("paddle", "onnxruntime", "openvino")
 PRECISIONS = ("fp32", "int8")
+_KEEP_SIZE = (T.Normalize, T.Padding, PadShortSides, SwapRedAndBlue)  # transforms after which classes need no resizing
 _KEYS = ("model", "params", "transforms", "input_shape", "output_op")
 
 
@@ -54,7 +58,7 @@ def load_predictor(
     path = os.path.join(bundle, "deploy.yaml") if os.path.isdir(bundle) else bundle
     description, folder = description or read_description(path), os.path.dirname(path)
     if backend == "paddle":
-        graph, parameters = (_existing(folder, description[key]) for key in ("model", "params"))
+        graph, parameters = (_whole_file(folder, description, key) for key in ("model", "params"))
         _load_operators(graph, folder, description)
         session: Session = PaddleSession(graph, parameters, device, threads or processors(), onednn)
     else:
@@ -63,7 +67,7 @@ def load_predictor(
         )
         if key not in description:
             raise UserError(f"{path}: the bundle has no {key} file for the backend {backend}; {advice}")
-        model = _existing(folder, description[key])
+        model = _whole_file(folder, description, key)
         kind = OnnxSession if backend == "onnxruntime" else OpenVinoSession
         session = kind(model, device, threads or processors())
     return Predictor(description, session)
@@ -88,10 +92,18 @@ def read_description(path: str) -> dict:
     return description
 
 
-def _existing(folder, name):
+def _whole_file(folder, description, key):
+    """Returns the path of a bundle's file, which must have the checksum that deploy.yaml gives for it."""
+    name = description[key]
     path = os.path.join(folder, name)
     if not os.path.isfile(path):
         raise UserError(f"the bundle is incomplete: {path} is missing; export it again")
+    expected = (description.get("sha256") or {}).get(name)
+    if expected and sha256(path) != expected:
+        raise UserError(
+            f"{path} is damaged or was replaced: its SHA-256 is not the one in deploy.yaml; copy or export the bundle again, "
+            "or, if you replaced the file, remove its line there"
+        )
     return path
 
 
@@ -111,8 +123,16 @@ def _load_operators(graph, folder, description):
     except RuntimeError as error:
         library = os.path.join(folder, description.get("operators", ""))
         same = description.get("paddle_version") == paddle.__version__
-        if not (same and os.path.isfile(library) and build.register(library) is None):
+        if not (same and os.path.isfile(library)) or build.register(_whole_file(folder, description, "operators")) is not None:
             raise UserError(str(error))
+
+
+class _NearestArrays(NumpyArrays):
+    """Resizing for classes, which cannot be mixed."""
+
+    @staticmethod
+    def resize(x, size):
+        return cv2.resize(x[0, 0], tuple(size)[::-1], interpolation=cv2.INTER_NEAREST)[np.newaxis, np.newaxis]
 
 
 class Predictor:
@@ -123,6 +143,7 @@ class Predictor:
         output_op (str): "argmax", "softmax" or "none".
         palette: a (red, green, blue) colour for each class, or None.
         class_names: a name for each class, or None.
+        views (Views): how it looks at images: as evaluation does with the configuration it was exported with.
     """
 
     def __init__(self, description: dict, session: Session) -> None:
@@ -131,11 +152,15 @@ class Predictor:
         self.output_op = description["output_op"]
         self.palette = description.get("palette")
         self.class_names = description.get("class_names")
+        self.views = Views.from_options(description.get("test_config") or {}, "deploy.yaml: test_config")
+        self._has_logits = self.output_op != "argmax" or session.outputs > 1
+        self._max_value = description.get("max_value")
         transforms = [registry.build(spec, f"transforms.{i}") for i, spec in enumerate(description["transforms"])]
-        self._transforms = Compose(transforms, img_channels=self.input_shape[1])
+        self._transforms = T.Compose(transforms, img_channels=self.input_shape[1])
+        self._resizes = not all(isinstance(item, _KEEP_SIZE) for item in transforms)
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """Returns the network's output for a batch of prepared images [N, C, H, W] float32.
+    def run(self, batch: np.ndarray, output: int = 0) -> np.ndarray:
+        """Returns an output of the network, the first one unless told otherwise, for images [N, C, H, W] float32 as they are.
 
         Where the bundle fixes N, the batch runs in pieces, the last one filled up.
         """
@@ -147,18 +172,49 @@ class Predictor:
             )
         batch = np.ascontiguousarray(batch, np.float32)
         if fixed[0] in (-1, len(batch)):
-            return self._session.run(batch)
+            return self._session.run(batch, output)
         filled = np.concatenate([batch, np.repeat(batch[-1:], -len(batch) % fixed[0], axis=0)])
         parts = np.split(filled, len(filled) // fixed[0])
-        return np.concatenate([self._session.run(part) for part in parts])[: len(batch)]
+        return np.concatenate([self._session.run(part, output) for part in parts])[: len(batch)]
+
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        """Returns the logits [N, K, H, W] of images as they are; probabilities where an older bundle has only those.
+
+        Raises:
+            UserError: a bundle that gives classes only.
+        """
+        if not self._has_logits:
+            raise UserError(
+                "this bundle gives classes only, but windows, scales, flips and resized images need logits: export it again, "
+                "or with --output_op none"
+            )
+        return self.run(batch, self._session.outputs - 1)
+
+    def look(self, batch: np.ndarray) -> np.ndarray:
+        """Returns scores [N, K, H, W] or classes [N, H, W] of prepared images [N, C, H, W], seen by the bundle's views."""
+        resizes = self._resizes and self._has_logits
+        if not (resizes or self.views.augment or self.views.window):
+            return self.run(batch)
+        if resizes or self.views.augment:
+            return self.views.scores(self.logits, batch, NumpyArrays)
+        strips = self.views.strips(self.logits, batch, NumpyArrays)
+        return np.concatenate([strip.argmax(1).astype(np.int32) for strip in strips], axis=1)
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Returns whether the network takes what its views show it of a prepared image [C, h, w] of a shape."""
+        inputs = [(shape[0], *size) for size in self.views.input_sizes(shape[1:])]
+        return all(fixed in (-1, own) for item in inputs for fixed, own in zip(self.input_shape[1:], item))
 
     def prepare(self, image: str | os.PathLike | np.ndarray) -> tuple[np.ndarray, list]:
         """Returns an image ready for `run` as [C, h, w], and the steps that lead back to its size.
 
         Args:
-            image: a path, or an array [H, W, C] (blue, green, red).
+            image: a path, or an array [H, W, C] (blue, green, red) as `read_image` gives it.
         """
-        array = image if isinstance(image, np.ndarray) else read_image(os.fspath(image), self.input_shape[1])
+        if isinstance(image, np.ndarray):
+            array = image
+        else:
+            array = read_image(os.fspath(image), self.input_shape[1], self._max_value)
         sample = self._transforms({"img": array.astype("float32"), "gt_fields": []})
         return sample["img"], sample["trans_info"]
 
@@ -166,17 +222,14 @@ class Predictor:
         """Returns the class map [H, W] at the size of the original image, uint8 or, for more than 256 classes, uint16.
 
         Args:
-            output: one image's output of `run`.
+            output: one image's output of `look`, or of `run`: scores [K, h, w] are resized as evaluation resizes them, classes
+                [h, w] take the nearest one.
             steps: as `prepare` gave them.
         """
-        scores = output.ndim == 3
-        values = output.transpose(1, 2, 0) if scores else output.astype(np.uint16)
-        for name, (height, width) in reversed(steps):
-            if name == "padding":
-                values = values[:height, :width]
-            else:  # scores as evaluation resizes them; classes cannot be mixed
-                values = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR if scores else cv2.INTER_NEAREST)
-        classes = values.argmax(2) if scores else values
+        if output.ndim == 3:
+            classes = NumpyArrays.argmax(restored(output[np.newaxis], steps, NumpyArrays))[0]
+        else:
+            classes = restored(output[np.newaxis, np.newaxis].astype(np.uint16), steps, _NearestArrays)[0, 0]
         return classes.astype(np.uint8 if classes.max(initial=0) < 256 else np.uint16)
 
     def predict(
@@ -204,7 +257,7 @@ class Predictor:
                 size = batch_size or len(indices)
                 for start in range(0, len(indices), size):
                     chosen = indices[start : start + size]
-                    for index, output in zip(chosen, self.run(np.stack([prepared[index][0] for index in chosen]))):
+                    for index, output in zip(chosen, self.look(np.stack([prepared[index][0] for index in chosen]))):
                         outputs[index] = output
         with stopwatch.stage("classes"):
             return [self.classes(outputs[index], steps) for index, (_, steps) in enumerate(prepared)]

@@ -12,11 +12,12 @@ import numpy as np
 import yaml
 from paddle.io import Dataset
 
-from paddleseg_psp.data import CheckedDataset
+from paddleseg_psp.data import checked
 from paddleseg_psp.deploy.evaluation import evaluate_bundle
 from paddleseg_psp.deploy.predictor import load_predictor, read_description
+from paddleseg_psp.engine.views import NumpyArrays
 from paddleseg_psp.errors import UserError
-from paddleseg_psp.files import atomic_path
+from paddleseg_psp.files import atomic_path, sha256
 
 INT8 = "model_int8.onnx"
 
@@ -49,11 +50,11 @@ def quantize_bundle(
     predictor = load_predictor(bundle, "onnxruntime", threads=threads)
     with tempfile.TemporaryDirectory(dir=bundle, prefix=".int8.") as folder:
         made = os.path.join(folder, INT8)
-        _quantize(os.path.join(bundle, description["onnx"]), made, _inputs(predictor, CheckedDataset(calibration), images))
+        _quantize(os.path.join(bundle, description["onnx"]), made, _inputs(predictor, checked(calibration), images))
         trial = {**description, "onnx_int8": os.path.relpath(made, bundle)}
         quantized = load_predictor(bundle, "onnxruntime", threads=threads, precision="int8", description=trial)
         pair, files = (predictor, quantized), (os.path.join(bundle, description["onnx"]), made)
-        speed = _images_per_second(pair, CheckedDataset(evaluation, hold=False))
+        speed = _images_per_second(pair, checked(evaluation))
         report = Report(
             tuple(os.path.getsize(file) / 2**20 for file in files),
             speed,
@@ -65,18 +66,22 @@ def quantize_bundle(
                 "Processors with VNNI or AMX instructions gain"
             )
         os.replace(made, os.path.join(bundle, INT8))
+    sums = {**(description.get("sha256") or {}), INT8: sha256(os.path.join(bundle, INT8))}
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        entry = {"Deploy": {**description, "onnx_int8": INT8}}
+        entry = {"Deploy": {**description, "onnx_int8": INT8, "sha256": sums}}
         yaml.safe_dump(entry, file, sort_keys=False, default_flow_style=None, allow_unicode=True)
     return report
 
 
 def _inputs(predictor, dataset, images):
-    """Returns prepared images [1, C, h, w], as many as the bundle's fixed batch wants of each."""
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, images).astype(int))
-    count = max(predictor.input_shape[0], 1)
-    for index in chosen:
-        yield np.repeat(predictor.prepare(dataset.read(index)[0])[0][np.newaxis], count, axis=0)
+    """Yields what the network gets of images: of each one view [N, C, h, w], as often as the bundle's fixed batch wants it."""
+    for turn, index in enumerate(np.unique(np.linspace(0, len(dataset) - 1, images).astype(int))):
+        yield _view(predictor, dataset.read(index)[0], turn)
+
+
+def _view(predictor, image, turn):
+    views = predictor.views.inputs(predictor.prepare(image)[0][np.newaxis], NumpyArrays)
+    return np.repeat(views[turn % len(views)], max(predictor.input_shape[0], 1), axis=0)
 
 
 def _quantize(source, target, inputs):
@@ -108,12 +113,11 @@ def _quantize(source, target, inputs):
 
 def _images_per_second(predictors, dataset, rounds=5):
     """Returns each predictor's rate on an image of the data set, the best of rounds in turns."""
-    count = max(predictors[0].input_shape[0], 1)
-    batch = np.repeat(predictors[0].prepare(dataset.read(0)[0])[0][np.newaxis], count, axis=0)
+    batch = _view(predictors[0], dataset.read(0)[0], 0)
     seconds = [[] for _ in predictors]
     for _ in range(rounds + 1):  # the first one warms up
         for own, predictor in zip(seconds, predictors):
             begun = time.perf_counter()
             predictor.run(batch)
             own.append(time.perf_counter() - begun)
-    return tuple(count / min(own[1:]) for own in seconds)
+    return tuple(len(batch) / min(own[1:]) for own in seconds)

@@ -1,4 +1,4 @@
-"""The engines that run a bundle, behind one interface: `run` takes a batch [N, C, H, W] float32 and returns the output."""
+"""The engines that run a bundle, behind one interface: `run` takes a batch [N, C, H, W] float32 and returns an output."""
 
 from __future__ import annotations
 
@@ -51,12 +51,17 @@ class PaddleSession:
         except Exception as error:
             raise UserError(f"Paddle Inference cannot load {graph}: {_last_words(error)}")
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
+    @property
+    def outputs(self) -> int:
+        """How many outputs the graph has."""
+        return len(self._predictor.get_output_names())
+
+    def run(self, batch: np.ndarray, output: int = 0) -> np.ndarray:
         handle = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
         handle.reshape(list(batch.shape))
         handle.copy_from_cpu(batch)
         self._predictor.run()
-        return self._predictor.get_output_handle(self._predictor.get_output_names()[0]).copy_to_cpu()
+        return self._predictor.get_output_handle(self._predictor.get_output_names()[output]).copy_to_cpu()
 
 
 class OnnxSession:
@@ -80,13 +85,14 @@ class OnnxSession:
             name = model if isinstance(model, str) else "the model"
             raise UserError(f"ONNX Runtime cannot load {name}: {_last_words(error)}")
         self._input = self._session.get_inputs()[0].name
+        self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        return self.run_all(batch)[0]
+    @property
+    def outputs(self) -> int:
+        return len(self._outputs)
 
-    def run_all(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Returns all outputs."""
-        return self._session.run(None, {self._input: batch})
+    def run(self, batch: np.ndarray, output: int = 0) -> np.ndarray:
+        return self._session.run([self._outputs[output]], {self._input: batch})[0]
 
 
 class OpenVinoSession:
@@ -105,8 +111,12 @@ class OpenVinoSession:
         except Exception as error:
             raise UserError(f"OpenVINO cannot load {model}: {_last_words(error)}")
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        return np.array(self._model(batch)[0])
+    @property
+    def outputs(self) -> int:
+        return len(self._model.outputs)
+
+    def run(self, batch: np.ndarray, output: int = 0) -> np.ndarray:
+        return np.array(self._model(batch)[output])
 
 
 Session = Union[PaddleSession, OnnxSession, OpenVinoSession]

@@ -13,8 +13,7 @@ import paddle
 from paddle import nn
 
 from paddleseg_psp.deploy.predictor import load_predictor, read_description
-from paddleseg_psp.deploy.sessions import OnnxSession
-from paddleseg_psp.environment import processors
+from paddleseg_psp.engine.views import NumpyArrays
 from paddleseg_psp.errors import UserError
 
 MIN_AGREEMENT = 0.9999  # share of pixels with the same class
@@ -23,15 +22,15 @@ _DYNAMIC_SIZES = ((128, 256), (97, 161))  # where height and width may vary: a r
 
 Comparison = namedtuple("Comparison", "backend shape agreement error")
 Comparison.__doc__ = """How a bundle's output compares with the network's: what ran it, the input's shape, the share of pixels
-with the same class, and the relative error ‖a - b‖ / ‖b‖ of probabilities or logits (None for classes)."""
+with the same class, and the relative error ‖a - b‖ / ‖b‖ of logits and probabilities."""
 
 
 @paddle.no_grad()
 def verify_bundle(bundle: str, model: nn.Layer, images: Sequence[np.ndarray] = ()) -> list[Comparison]:
     """Compares a bundle with the network it was made from: its parameters, and its output from every backend it is for.
 
-    That is Paddle Inference with oneDNN on and off and, where it has model.onnx, ONNX Runtime, whose logits are compared even
-    where the bundle gives classes.
+    That is Paddle Inference with oneDNN on and off and, where it has model.onnx, ONNX Runtime. Logits are compared even where
+    the bundle gives classes.
 
     Args:
         bundle: the folder.
@@ -42,8 +41,8 @@ def verify_bundle(bundle: str, model: nn.Layer, images: Sequence[np.ndarray] = (
         What was compared.
 
     Raises:
-        UserError: a parameter is not the network's, classes differ on more than 1 - MIN_AGREEMENT of the pixels, or values by
-            more than MAX_ERROR.
+        UserError: a parameter is not the network's, or values that are not finite, classes that differ on more than
+            1 - MIN_AGREEMENT of the pixels, or values by more than MAX_ERROR.
     """
     description = read_description(os.path.join(bundle, "deploy.yaml"))
     runs = [
@@ -53,34 +52,50 @@ def verify_bundle(bundle: str, model: nn.Layer, images: Sequence[np.ndarray] = (
     if "onnx" in description:
         runs.append(("ONNX Runtime", load_predictor(bundle, "onnxruntime")))
     _check_parameters(os.path.join(bundle, description["model"]), model)
+    predictor = runs[0][1]
     batches = [_sample_batch(shape) for shape in _input_shapes(description["input_shape"])]
-    batches += _fitting([runs[0][1].prepare(image)[0] for image in images], description["input_shape"])
-    expected = [model(paddle.to_tensor(batch))[0].numpy() for batch in batches]
-    comparisons = [
-        _compare(name, predictor.run(batch), predictor.output_op, batch.shape, logits)
-        for name, predictor in runs
-        for batch, logits in zip(batches, expected)
-    ]
-    if "onnx" in description and description["output_op"] == "argmax":
-        session = OnnxSession(_with_logits(os.path.join(bundle, description["onnx"])), "cpu", processors())
+    shown = [predictor.views.inputs(predictor.prepare(image)[0][np.newaxis], NumpyArrays)[0][0] for image in images]
+    batches += _fitting(shown, description["input_shape"])
+    expected = [_finite_logits(model, batch) for batch in batches]
+    comparisons = []
+    for name, predictor in runs:
         for batch, logits in zip(batches, expected):
-            comparisons.append(_compare("ONNX Runtime, logits", session.run_all(batch)[1], "none", batch.shape, logits))
+            error = _relative_error(predictor.logits(batch), logits)
+            comparisons.append(_compare(name, predictor.run(batch), predictor.output_op, batch.shape, logits, error))
     return comparisons
 
 
 def summary(comparisons: Sequence[Comparison]) -> list[tuple]:
-    """Returns for each backend the number of inputs, their sizes "HxW", the least agreement and the largest error (or None)."""
+    """Returns for each backend the number of inputs, their sizes "HxW", the least agreement and the largest error."""
     rows = []
     for backend in dict.fromkeys(item.backend for item in comparisons):
         own = [item for item in comparisons if item.backend == backend]
         sizes = dict.fromkeys("x".join(map(str, item.shape[2:])) for item in own)
-        errors = [item.error for item in own if item.error is not None]
-        rows.append((backend, len(own), ", ".join(sizes), min(item.agreement for item in own), max(errors, default=None)))
+        agreement, error = min(item.agreement for item in own), max(item.error for item in own)
+        rows.append((backend, len(own), ", ".join(sizes), agreement, error))
     return rows
 
 
+def _finite_logits(model, batch):
+    logits = model(paddle.to_tensor(batch))[0].numpy()
+    if not np.isfinite(logits).all():
+        raise UserError(
+            f"the network's own output at input {list(batch.shape)} is not finite: its weights have diverged or are damaged"
+        )
+    return logits
+
+
+def _relative_error(values, expected):
+    return float(np.linalg.norm(values - expected) / np.linalg.norm(expected))
+
+
 def _check_parameters(graph, model):
-    """Raises UserError if the graph has a parameter that the network has not, to the bit."""
+    """Raises UserError if the graph has a parameter that the network has not, to the bit, or one that is not finite."""
+    wrong = [name for name, value in model.named_parameters() if not bool(paddle.isfinite(value.astype("float32")).all())]
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} parameters of the network are not finite, e.g. {wrong[0]}: it has diverged or is damaged"
+        )
     own = {_digest(value) for value in model.state_dict().values()}
     loaded = paddle.jit.load(os.path.splitext(graph)[0]).state_dict().values()
     foreign = [value for value in loaded if _digest(value) not in own]
@@ -96,31 +111,17 @@ def _digest(tensor):
     return values.shape, str(values.dtype), hashlib.sha256(values).digest()
 
 
-def _compare(backend, output, output_op, shape, logits):
-    error = None
-    if output_op == "argmax":
-        classes = output
-    else:
-        expected = paddle.nn.functional.softmax(paddle.to_tensor(logits), axis=1).numpy() if output_op == "softmax" else logits
-        error = float(np.linalg.norm(output - expected) / np.linalg.norm(expected))
-        classes = output.argmax(1)
-    agreement = float((classes == logits.argmax(1)).mean())
-    if agreement < MIN_AGREEMENT or not (error or 0) <= MAX_ERROR:
+def _compare(backend, output, output_op, shape, logits, error):
+    """Returns a Comparison of an output, and of logits that have a relative error, with the network's logits."""
+    if output_op == "softmax":
+        error = max(error, _relative_error(output, NumpyArrays.softmax(logits)))
+    agreement = float(((output if output_op == "argmax" else output.argmax(1)) == logits.argmax(1)).mean())
+    if agreement < MIN_AGREEMENT or not error <= MAX_ERROR:
         raise UserError(
             f"the exported network differs from the trained one: at input {list(shape)} in {backend} the classes agree on "
-            f"{agreement:.4%} of the pixels" + ("" if error is None else f", and the relative error is {error:.2g}")
+            f"{agreement:.4%} of the pixels, and the relative error is {error:.2g}"
         )
     return Comparison(backend, tuple(shape), agreement, error)
-
-
-def _with_logits(path):
-    """Returns an ONNX model that ends with classes as bytes, the logits as a second output."""
-    import onnx
-
-    model = onnx.load(path)
-    last = next(node for node in reversed(model.graph.node) if node.op_type == "ArgMax")
-    model.graph.output.append(onnx.helper.make_empty_tensor_value_info(last.input[0]))
-    return model.SerializeToString()
 
 
 def _input_shapes(shape):

@@ -11,11 +11,13 @@ from paddle import nn
 from paddle.io import Dataset
 from paddleseg.utils import logger
 
-from paddleseg_psp.data import CheckedDataset, load_batches
+from paddleseg_psp.data import checked, load_batches
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.inference import predict_classes, warn_of_small_masks
 from paddleseg_psp.engine.metrics import ConfusionMatrix
 from paddleseg_psp.engine.precision import autocast
+from paddleseg_psp.engine.views import Views
+from paddleseg_psp.errors import UserError
 from paddleseg_psp.progress import track
 
 
@@ -41,8 +43,8 @@ def evaluate(
     Args:
         model: returns a list whose first entry has the logits.
         eval_dataset: a data set of paddleseg or this package, mode "val".
-        aug_eval: average probabilities over `scales` (float or list) and flips.
-        is_slide: predict windows of crop_size (width, height) at steps of stride (width, height).
+        aug_eval, scales, flip_horizontal, flip_vertical: average probabilities over scales (float or list) and flips.
+        is_slide: predict windows of crop_size (width, height) at steps of stride (width, height); see `Views`.
         num_workers: processes that read files.
         precision, amp_level: see `paddleseg_psp.engine.precision`.
         print_detail: show a progress bar and log the metrics.
@@ -50,28 +52,36 @@ def evaluate(
 
     Returns:
         Over all images.
+
+    Raises:
+        UserError: a wrong option, file or label, or a data set without labels.
     """
+    flips = {"flip_horizontal": flip_horizontal, "flip_vertical": flip_vertical}
+    windows = {"is_slide": is_slide, "crop_size": crop_size, "stride": stride}
+    views = Views.from_options({"aug_eval": aug_eval, "scales": scales, **flips, **windows})
+    if eval_dataset.mode == "test":
+        raise UserError("a data set of mode test has no labels to evaluate with: take mode val")
     model.eval()
     warn_of_small_masks(model)
     distributed.share_buffers(model)
-    dataset, matrix = CheckedDataset(eval_dataset), ConfusionMatrix(eval_dataset.num_classes, eval_dataset.ignore_index)
+    dataset, matrix = checked(eval_dataset), ConfusionMatrix(eval_dataset.num_classes, eval_dataset.ignore_index)
+    dataset.hold()
     share = range(distributed.rank(), len(dataset), distributed.world_size())
     samples = load_batches(dataset, [[index] for index in share], num_workers)
     if print_detail:
         logger.info(f"Start evaluating (total_samples: {len(dataset)}, total_iters: {len(share)})...")
     shown = print_detail and distributed.rank() == 0
-    options = (aug_eval, scales, flip_horizontal, flip_vertical, is_slide, stride, crop_size)
     with contextlib.closing(samples):
         for sample, index in zip(track(samples, len(share), "[EVAL]") if shown else samples, share):
             with autocast(model, precision, amp_level):
-                pred = predict_classes(model, sample["img"], sample["trans_info"][0], *options)
+                pred = predict_classes(model, sample["img"], sample["trans_info"][0], views)
             label = sample["label"].numpy()[0]
             matrix.update(pred, label)
             if each:
                 each(index, pred, label)
     matrix.counts = distributed.total(matrix.counts)
     if print_detail:
-        log_metrics(matrix, len(dataset), dataset.class_names)
+        log_metrics(matrix, len(dataset), dataset.CLASS_NAMES)
     return matrix
 
 

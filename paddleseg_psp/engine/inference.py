@@ -1,104 +1,60 @@
-"""How a network looks at an image: whole or by windows, once or at several scales and flips."""
+"""Predicting the classes of images by a network of Paddle."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from functools import partial
-from itertools import product
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
-from paddleseg.core.infer import reverse_transform
 from paddleseg.utils import logger
 
+from paddleseg_psp.engine.views import WHOLE, Views, resizes, restored
 from paddleseg_psp.models.layers import PointWiseSpatialAttention, resize
 
 
-def predict_classes(
-    model: nn.Layer,
-    image: Tensor,
-    trans_info: list,
-    augment: bool = False,
-    scales: float | Sequence[float] = 1.0,
-    flip_horizontal: bool = False,
-    flip_vertical: bool = False,
-    is_slide: bool = False,
-    stride: Sequence[int] | None = None,
-    crop_size: Sequence[int] | None = None,
-) -> np.ndarray:
+class TensorArrays:
+    """What `Views` do with tensors [N, C, H, W]."""
+
+    flip = staticmethod(paddle.flip)
+
+    @staticmethod
+    def array(x: np.ndarray | Tensor) -> Tensor:
+        return x if isinstance(x, Tensor) else paddle.to_tensor(x)
+
+    @staticmethod
+    def numpy(x: Tensor) -> np.ndarray:
+        return x.astype("float32").numpy()
+
+    @staticmethod
+    def resize(x: Tensor, size: list[int]) -> Tensor:
+        return resize(x, size, False)
+
+    @staticmethod
+    def softmax(x: Tensor) -> Tensor:
+        return F.softmax(x, axis=1)
+
+    @staticmethod
+    def argmax(x: Tensor) -> np.ndarray:
+        return paddle.argmax(x, axis=1, dtype="int32").numpy()
+
+
+def predict_classes(model: nn.Layer, image: Tensor, trans_info: list, views: Views = WHOLE) -> np.ndarray:
     """Returns the classes [H, W] (int32 array) that a network gives an image tensor [1, C, h, w], at the original size.
 
     Args:
         model: returns a list whose first entry has the logits.
         trans_info: the steps that led from the original image to this one, as paddleseg's transforms note them.
-        augment: average the probabilities of each scale (float or list) and flip.
-        is_slide: average the logits of windows of crop_size (width, height) at steps of stride (width, height).
+        views: how the network looks at the image.
     """
-    look = partial(_windows, model, crop_size, stride) if is_slide else lambda x: model(x)[0]
-    if augment:
-        scores = 0
-        for scale, flip in product(np.atleast_1d(scales).tolist(), _flips(flip_horizontal, flip_vertical)):
-            scaled = resize(image, [int(side * scale + 0.5) for side in image.shape[2:]], False)
-            logits = _flipped(look(_flipped(scaled, flip)), flip)
-            scores += F.softmax(resize(logits, image.shape[2:], False), axis=1)
-    else:
-        if is_slide and not trans_info:  # a strip at a time: a large image needs no memory for all its logits
-            strips = _strips(model, crop_size, stride, image)
-            return np.concatenate([paddle.argmax(strip, axis=1, dtype="int32").numpy()[0] for strip in strips])
-        scores = look(image)
-    scores = reverse_transform(scores, trans_info, mode="bilinear")
-    return paddle.argmax(scores, axis=1, dtype="int32").numpy()[0]
 
+    def look(batch):
+        return model(batch)[0]
 
-def _flips(horizontal, vertical):
-    return [rows + columns for rows in ([], [2])[: 1 + vertical] for columns in ([], [3])[: 1 + horizontal]]
-
-
-def _flipped(x, axes):
-    return paddle.flip(x, axes) if axes else x
-
-
-def _windows(model, crop_size, stride, image):
-    """Returns the logits [1, C, H, W], averaged over the windows that a pixel is in."""
-    return paddle.concat(list(_strips(model, crop_size, stride, image)), axis=2)
-
-
-def _strips(model, crop_size, stride, image):
-    """Yields the averaged logits [1, C, rows, W] of an image from top to bottom, as soon as no other window changes them.
-
-    The last window of a row or column ends with the image, as in mmsegmentation and PaddleSeg.
-    """
-    height, width = image.shape[2:]
-    tops = _starts(height, crop_size[1], stride[1])
-    total = count = None
-    for top, following in zip(tops, [*tops[1:], height]):
-        bottom = min(top + crop_size[1], height)
-        for left in _starts(width, crop_size[0], stride[0]):
-            columns = slice(left, left + crop_size[0])
-            logits = model(image[:, :, top:bottom, columns])[0].astype("float32").numpy()
-            if left == 0:
-                total = _extended(total, (1, logits.shape[1], bottom - top, width))
-                count = _extended(count, (bottom - top, width))
-            total[:, :, :, columns] += logits
-            count[:, columns] += 1
-        done = following - top
-        yield paddle.to_tensor(total[:, :, :done] / count[:done])
-        total, count = total[:, :, done:], count[done:]
-
-
-def _extended(array, shape):
-    """Returns zeros of a shape whose first rows are those of an array; rows are the last axis but one."""
-    extended = np.zeros(shape, np.float32)
-    if array is not None:
-        extended[..., : array.shape[-2], :] = array
-    return extended
-
-
-def _starts(size, window, step):
-    last = max(size - window, 0)
-    return [*range(0, last, step), last]
+    if views.window and not views.augment and not resizes(trans_info):
+        strips = [TensorArrays.argmax(TensorArrays.array(strip)) for strip in views.strips(look, image, TensorArrays)]
+        return restored(np.concatenate(strips, axis=1)[:, np.newaxis], trans_info, None)[0, 0]
+    scores = views.scores(look, image, TensorArrays)
+    return TensorArrays.argmax(restored(scores, trans_info, TensorArrays))[0]
 
 
 def warn_of_small_masks(model: nn.Layer) -> None:

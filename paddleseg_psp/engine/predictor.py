@@ -16,6 +16,7 @@ from paddleseg.utils import logger
 from paddleseg_psp.data import read_image
 from paddleseg_psp.data.images import output_names
 from paddleseg_psp.engine.inference import predict_classes
+from paddleseg_psp.engine.views import Views
 from paddleseg_psp.files import atomic_path, require_writable
 from paddleseg_psp.progress import track
 from paddleseg_psp.visual import color_map, draw_legend, overlay, save_classes, save_index_png, viewable
@@ -38,6 +39,7 @@ def predict(
     palette: Sequence[Sequence[int]] | None = None,
     class_names: Sequence[str] | None = None,
     img_channels: int = 3,
+    max_value: float | None = None,
     save_ids: bool = False,
 ) -> None:
     """Writes class maps of images, and legend.png, which has the classes that occur.
@@ -53,9 +55,12 @@ def predict(
         aug_pred, scales, flip_horizontal, flip_vertical, is_slide, stride, crop_size: see `evaluate`.
         palette: a (red, green, blue) colour for each class; None takes PaddleSeg's colours.
         class_names: a name for each class, or None.
-        img_channels: of the images, see `read_image`.
+        img_channels, max_value: of the images, see `read_image`.
         save_ids: write <save_dir>/class_ids/ too: grey PNGs of class indices, for programs that resolve palettes.
     """
+    flips = {"flip_horizontal": flip_horizontal, "flip_vertical": flip_vertical}
+    windows = {"is_slide": is_slide, "crop_size": crop_size, "stride": stride}
+    views = Views.from_options({"aug_eval": aug_pred, "scales": scales, **flips, **windows})
     require_writable(save_dir)
     model.eval()
     compose, colors = Compose(transforms, img_channels=img_channels), color_map(palette)
@@ -65,19 +70,13 @@ def predict(
     logger.info("Start to predict...")
     names = output_names(image_list, os.path.dirname(image_list[0]) if image_dir is None else image_dir)
     for path, name in zip(track(image_list, len(image_list), "[PREDICT]"), names):
-        image = read_image(path, img_channels)
+        image = read_image(path, img_channels, max_value)
         sample = compose({"img": image.astype("float32"), "gt_fields": []})
         pred = predict_classes(
             model,
             paddle.to_tensor(sample["img"][np.newaxis]),
             sample["trans_info"],
-            aug_pred,
-            scales,
-            flip_horizontal,
-            flip_vertical,
-            is_slide,
-            stride,
-            crop_size,
+            views,
         )
         pixels.update(dict(enumerate(np.bincount(pred.ravel()).tolist())))
         ending = os.path.splitext(path)[1].replace(".npy", ".png")

@@ -14,7 +14,7 @@ from paddle.io import Dataset
 from paddle.optimizer import Optimizer
 from paddleseg.utils import logger
 
-from paddleseg_psp.data import CheckedDataset, SeededDataset, TrainingSampler, load_batches
+from paddleseg_psp.data import SeededDataset, TrainingSampler, checked, load_batches
 from paddleseg_psp.data.sampler import derived_seed
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.checkpoint import Checkpoints, Progress
@@ -96,7 +96,8 @@ def train(
     checkpoints = Checkpoints(save_dir, keep_checkpoint_max, model, optimizer, scaler, average)
     progress = start(checkpoints, save_dir, resume_model, Progress(seed, config=config))
     steps = range(progress.iteration + 1, iters + 1)
-    dataset = CheckedDataset(train_dataset)
+    dataset = checked(train_dataset)
+    dataset.hold()
     sampler = _sampler(dataset, batch_size, steps, progress.seed, accumulate)
     batches = load_batches(SeededDataset(dataset), sampler, num_workers)
     options = {"num_workers": num_workers, "precision": precision, "amp_level": amp_level, **(test_config or {})}

@@ -11,19 +11,19 @@ import paddle
 from paddle import nn
 from paddle.io import Dataset
 
-from paddleseg_psp.data import CheckedDataset
+from paddleseg_psp.data import checked
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.checkpoint import Checkpoints, Progress
 from paddleseg_psp.engine.evaluator import evaluate
 from paddleseg_psp.engine.inference import predict_classes
 from paddleseg_psp.engine.interruption import Interruption
 from paddleseg_psp.engine.training_log import TrainingLog
+from paddleseg_psp.engine.views import OPTIONS, Views
 from paddleseg_psp.engine.weight_average import WeightAverage
 from paddleseg_psp.files import atomic_path
 from paddleseg_psp.visual import color_map, draw_comparison, viewable
 
 _PICTURES = 3
-_SAME_IN_PREDICTION = ("scales", "flip_horizontal", "flip_vertical", "is_slide", "stride", "crop_size")
 
 
 class Validation:
@@ -81,15 +81,14 @@ class Validation:
     @paddle.no_grad()
     def _pictures(self, iteration):
         """Writes and returns pictures [H, W, 3] (blue, green, red) uint8 of a few images: image, label, prediction."""
-        dataset, colors = CheckedDataset(self._dataset), color_map(self._palette)
-        names = dataset.class_names or [str(index) for index in range(dataset.num_classes)]
-        options = {key: value for key, value in self._options.items() if key in _SAME_IN_PREDICTION}
+        dataset, colors = checked(self._dataset), color_map(self._palette)
+        names = dataset.CLASS_NAMES or [str(index) for index in range(dataset.num_classes)]
+        views = Views.from_options({key: value for key, value in self._options.items() if key in OPTIONS})
         pictures = []
         for number, index in enumerate(np.unique(np.linspace(0, len(dataset) - 1, _PICTURES).astype(int))):
             sample = dataset[index]
             network_input = paddle.to_tensor(sample["img"][np.newaxis])
-            augment = self._options.get("aug_eval", False)
-            pred = predict_classes(self._model, network_input, sample["trans_info"], augment, **options)
+            pred = predict_classes(self._model, network_input, sample["trans_info"], views)
             image = viewable(dataset.read(index)[0])
             maps = [sample["label"].astype(np.uint8), pred.astype(np.uint8)]
             pictures.append(draw_comparison([(image, maps)], ["label", "prediction"], names, colors))

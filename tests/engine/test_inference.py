@@ -9,7 +9,8 @@ from scipy.special import softmax
 from paddleseg_psp.data import CheckedDataset, Cityscapes
 from paddleseg_psp.data.reference_transforms import PadShortSides
 from paddleseg_psp.engine import evaluate
-from paddleseg_psp.engine.inference import _strips, predict_classes, warn_of_small_masks
+from paddleseg_psp.engine.inference import TensorArrays, predict_classes, warn_of_small_masks
+from paddleseg_psp.engine.views import Views
 from paddleseg_psp.models.layers import PointWiseSpatialAttention, resize
 
 
@@ -68,14 +69,15 @@ def slide(network, x, window, stride):
 )
 def test_windows(network, size, window, stride):
     x = image(*size)
-    pred = predict_classes(network, paddle.to_tensor(x), [], is_slide=True, crop_size=window, stride=stride)
+    pred = predict_classes(network, paddle.to_tensor(x), [], Views(window=window[::-1], step=stride[::-1]))
     np.testing.assert_array_equal(pred, slide(network, x, window, stride).argmax(0))
 
 
 def test_a_large_image_is_predicted_in_strips(network):
     """Only the logits of one row of windows are held, at their average over all windows."""
     x = image(100, 30)
-    strips = [strip.numpy() for strip in _strips(network, (24, 16), (12, 8), paddle.to_tensor(x))]
+    views = Views(window=(16, 24), step=(8, 12))
+    strips = list(views.strips(lambda batch: network(batch)[0], paddle.to_tensor(x), TensorArrays))
     assert [strip.shape[2] for strip in strips] == [8] * 10 + [4, 16]
     np.testing.assert_allclose(np.concatenate(strips, 2)[0], slide(network, x, (24, 16), (12, 8)), rtol=1e-4, atol=1e-5)
 
@@ -94,7 +96,8 @@ def test_scales_and_flips(network, windows):
             back = resize(paddle.to_tensor(np.ascontiguousarray(logits)), x.shape[2:], False).numpy()
             total = total + softmax(back.astype(np.float64), axis=1)
     flips = {"flip_horizontal": True, "flip_vertical": True}
-    pred = predict_classes(network, paddle.to_tensor(x), [], True, [0.75, 1.0, 1.5], **flips, **windows)
+    views = Views.from_options({"aug_eval": True, "scales": [0.75, 1.0, 1.5], **flips, **windows})
+    pred = predict_classes(network, paddle.to_tensor(x), [], views)
     assert np.mean(pred == total[0].argmax(0)) > 0.999
 
 
