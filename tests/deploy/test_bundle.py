@@ -149,6 +149,21 @@ def test_a_wrong_graph_is_not_exported(tmp_path, monkeypatch):
         verify_bundle(str(tmp_path / "bundle"), model)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("output_op", ["argmax", "softmax", "none"])
+def test_values_that_are_not_finite_are_not_exported(tmp_path, value, output_op):
+    """A diverged network gives class 0 everywhere, in its graph too: all pixels would agree."""
+    model = network("PSPNet")
+    model.head.conv.bias.set_value(paddle.to_tensor([value, 0, 0, 0, 0, 0], dtype="float32"))
+    with pytest.raises(UserError, match="1 parameters are not finite, e.g. head.conv.bias"):
+        export_bundle(model, str(tmp_path / "bundle"), output_op=output_op)
+    model.head.conv.bias.set_value(paddle.full([6], 3e38))  # finite, but not what comes of it
+    model.head.conv.weight.set_value(model.head.conv.weight * 1e38)
+    with pytest.raises(UserError, match="the network's own output at input .* is not finite"):
+        export_bundle(model, str(tmp_path / "bundle"), output_op=output_op)
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_wrong_computation_is_not_exported(tmp_path, monkeypatch):
     """All parameters are right, and one operation is not."""
     model = network("PSPNet")
