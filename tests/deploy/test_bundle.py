@@ -155,7 +155,7 @@ def test_values_that_are_not_finite_are_not_exported(tmp_path, value, output_op)
     """A diverged network gives class 0 everywhere, in its graph too: all pixels would agree."""
     model = network("PSPNet")
     model.head.conv.bias.set_value(paddle.to_tensor([value, 0, 0, 0, 0, 0], dtype="float32"))
-    with pytest.raises(UserError, match="1 parameters are not finite, e.g. head.conv.bias"):
+    with pytest.raises(UserError, match="1 parameters of the network are not finite, e.g. head.conv.bias"):
         export_bundle(model, str(tmp_path / "bundle"), output_op=output_op)
     model.head.conv.bias.set_value(paddle.full([6], 3e38))  # finite, but not what comes of it
     model.head.conv.weight.set_value(model.head.conv.weight * 1e38)
