@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
 import os
 import re
@@ -22,6 +23,7 @@ import paddleseg_psp.models  # noqa: F401
 from paddleseg_psp import registry
 from paddleseg_psp.data.class_weights import CLASS_WEIGHTS, count_classes
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.losses.requirements import check_loss
 from paddleseg_psp.models.layers import freeze_batch_norm
 from paddleseg_psp.shipped import shipped
 
@@ -302,6 +304,13 @@ class Config:
                 part.pop("pretrained", None)
         return self
 
+    def _num_classes(self, train_dataset=None):
+        """Returns how many classes the training data set, or else the network's mapping, says there are; None for neither."""
+        classes = self._dataset_constant("num_classes", "NUM_CLASSES")
+        if classes is None:
+            classes = getattr(train_dataset, "num_classes", None)
+        return self.data["model"].get("num_classes") if classes is None else classes
+
     def build_model(self) -> nn.Layer:
         """Returns the network, with its number of classes and its crop size taken from the training data set if not given."""
         classes = self._dataset_constant("num_classes", "NUM_CLASSES")
@@ -341,21 +350,21 @@ class Config:
         if not isinstance(spec, dict) or set(spec) != {"types", "coef"}:
             raise UserError(f"{where}: expected the keys 'types' (a list of losses) and 'coef' (a list of weights)")
         types, weights = spec["types"], spec["coef"]
-        if len(types) == 1:
-            types = types * len(weights)
-        if len(types) != len(weights):
+        for key in ("types", "coef"):
+            if not isinstance(spec[key], list):
+                raise UserError(f"{where}.{key}: expected a list, found {spec[key]!r}")
+        if len(types) not in (1, len(weights)):
             raise UserError(f"{where}: {len(types)} types but {len(weights)} coef; give one type for all, or one for each coef")
-        ignored = self._dataset_constant("ignore_index", "IGNORE_INDEX")
-        for index, item in enumerate(types):
-            if isinstance(item.get("weight"), str):
-                item["weight"] = self._class_weights(item["weight"], train_dataset, f"{where}.types.{index}.weight")
-            if ignored is not None and item.get("ignore_index", ignored) != ignored:
-                raise UserError(
-                    f"{where}.types.{index}.ignore_index: {item['ignore_index']}, but the data set ignores {ignored}"
-                )
-        defaults = {} if ignored is None else {"ignore_index": ignored}
-        losses = [registry.build(item, f"{where}.types.{index}", **defaults) for index, item in enumerate(types)]
-        return list(zip(weights, losses))
+        classes, ignored = self._num_classes(train_dataset), self.ignore_index()
+        for place, item, component in registry.components(types, f"{where}.types"):
+            if isinstance(item.get("weight"), str) and item["type"] != "BCELoss":  # whose own rule is 'dynamic'
+                item["weight"] = self._class_weights(item["weight"], train_dataset, f"{place}.weight")
+            check_loss(item, component, place, classes, ignored)
+        types = copy.deepcopy(types)
+        for _, item, component in registry.components(types, f"{where}.types"):
+            registry.set_defaults(item, component, ignore_index=ignored, num_classes=classes, num_class=classes)
+        places = [0] * len(weights) if len(types) == 1 else range(len(types))
+        return [(weight, registry.build(types[i], f"{where}.types.{i}")) for weight, i in zip(weights, places)]
 
     def _class_weights(self, rule, dataset, where):
         if rule not in CLASS_WEIGHTS:
