@@ -172,4 +172,7 @@ def test_masks_of_0_and_255(check, data):
             mask = np.asarray(Image.open(data / f"{split}{index}_label.png")) > 0
             label(data, mask.astype(np.uint8) * 255, f"{split}{index}_label.png")
     code, said = check(num_classes=2)
-    assert code == 1 and "the labels have the values 0 and 255 only" in said
+    assert code == 1 and "ERROR: the labels have the values 0 and 255 only" in said
+    assert "warning: the labels have the values 0 and 255 only" in said  # of validation
+    code, said = check(num_classes=2, ignore_index=77)
+    assert code == 1 and "has the values 255" in said and "The second class must be 1" in said
