@@ -15,8 +15,8 @@ def require_classes(classes: object, where: str) -> None:
     """Raises UserError for a number of classes that cannot be told apart by the largest logit; None is not known yet."""
     if classes is not None and (not isinstance(classes, Integral) or classes < 2):
         raise UserError(
-            f"{where}: {classes}, but a pixel's class is the largest of the network's logits, which takes two; for one kind of "
-            "object set 2 and label the background 0, the object 1"
+            f"{where}: {classes!r}, but a pixel's class is the largest of the network's logits, which takes two; for one kind "
+            "of object set 2 and label the background 0, the object 1"
         )
 
 

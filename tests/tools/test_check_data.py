@@ -166,6 +166,13 @@ def test_warnings_are_given_with_their_file(check, data, defect):
     assert any(line.startswith("warning: ") and all(word in line for word in words) for line in said.splitlines()), said
 
 
+def test_data_sets_of_different_classes(data, capfd):
+    arguments = _arguments(data)
+    process = run_tool("tools/check_data.py", [*arguments, "--opts", "val_dataset.num_classes=4"], capfd)
+    assert process.returncode == 1
+    assert "val_dataset.num_classes: 4, but the training data set has 3" in process.stderr.splitlines()[-1]
+
+
 def test_masks_of_0_and_255(check, data):
     for split in ("train", "val"):
         for index in range(COUNT):
