@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
 import os
 import re
@@ -20,8 +21,10 @@ import paddleseg_psp.data  # these three register their components
 import paddleseg_psp.losses
 import paddleseg_psp.models  # noqa: F401
 from paddleseg_psp import registry
+from paddleseg_psp.data.agreement import require_agreement, require_classes
 from paddleseg_psp.data.class_weights import CLASS_WEIGHTS, count_classes
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.losses.requirements import check_loss
 from paddleseg_psp.models.layers import freeze_batch_norm
 from paddleseg_psp.shipped import shipped
 
@@ -265,12 +268,12 @@ class Config:
         """Returns the value of a white pixel in images, or None where their type says it."""
         return self._dataset_constant("max_value", "MAX_VALUE")
 
-    def _dataset_constant(self, key, constant):
-        """Returns what the training data set says of itself: a key of its mapping, or a constant of its class."""
-        spec = self.data["train_dataset"]
+    def _dataset_constant(self, key, constant, dataset="train_dataset"):
+        """Returns what a data set says of itself: a key of its mapping, or a constant of its class."""
+        spec = self.data[dataset]
         if key in spec:
             return spec[key]
-        return getattr(registry.find(spec.get("type"), self._where("train_dataset.type")), constant, None)
+        return getattr(registry.find(spec.get("type"), self._where(f"{dataset}.type")), constant, None)
 
     def palette(self) -> Sequence[Sequence[int]] | None:
         """Returns the (red, green, blue) colour of each class, or None where the data set names none."""
@@ -284,21 +287,69 @@ class Config:
         """Returns how many channels images have."""
         return self._dataset_constant("img_channels", "IMG_CHANNELS") or 3
 
-    def ignore_index(self) -> int:
+    def ignore_index(self, dataset: str = "train_dataset") -> int:
         """Returns the label value that counts for nothing."""
-        found = self._dataset_constant("ignore_index", "IGNORE_INDEX")
+        found = self._dataset_constant("ignore_index", "IGNORE_INDEX", dataset)
         return 255 if found is None else found
 
     def build_dataset(self, key: str) -> Dataset:
         """Returns the data set under the key `train_dataset` or `val_dataset`."""
         if key not in self.data:
             raise UserError(f"{self.path}: the key {key!r} is missing, and this command needs it")
-        return registry.build(self.data[key], self._where(key))
+        spec = self.data[key]
+        if isinstance(spec, dict) and "transforms" in spec:
+            spec = {**spec, "transforms": self._transforms(key)}
+        dataset = registry.build(spec, self._where(key))
+        require_classes(dataset.num_classes, self._where(f"{key}.num_classes"))
+        return dataset
+
+    def check_datasets(self, train: Dataset, val: Dataset | None = None) -> None:
+        """Compares what data sets, and the network, say of classes and ignored pixels; what may be meant is a warning.
+
+        Raises:
+            UserError: numbers or names of classes, or ignored values, differ.
+        """
+        self._require_classes(train.num_classes)
+        if train.ignore_index in range(train.num_classes):
+            where = self._where("train_dataset.ignore_index")
+            logger.warning(f"{where}: {train.ignore_index} is a class, whose pixels count for nothing: is that meant?")
+        for key, values in (("palette", self.palette()), ("class_names", self.class_names())):
+            if values is not None and len(values) != train.num_classes:
+                logger.warning(f"{self._where(f'train_dataset.{key}')}: {len(values)} entries for {train.num_classes} classes")
+        if val is not None:
+            require_agreement(train, val, self.path)
+
+    def _require_classes(self, classes):
+        """Raises UserError unless the training data set's number of classes makes sense and is the network's."""
+        require_classes(classes, self._where("train_dataset.num_classes"))
+        if (given := self.data["model"].get("num_classes", classes)) != classes:
+            raise UserError(f"{self._where('model.num_classes')}: {given}, but the training data set has {classes} classes")
 
     def build_transforms(self, key: str = "val_dataset") -> list:
         """Returns the list of transforms of a data set, without looking for the data."""
-        specs = self.data.get(key, {}).get("transforms", [])
+        specs = self._transforms(key) if self.data.get(key) else []
         return [registry.build(spec, self._where(f"{key}.transforms.{i}")) for i, spec in enumerate(specs)]
+
+    def _transforms(self, key):
+        """Returns the mappings of a data set's transforms, in which labels are padded with what it ignores.
+
+        Raises:
+            UserError: one pads with, or ignores, what is neither a class nor the ignored value.
+        """
+        specs, where = copy.deepcopy(self.data[key].get("transforms") or []), self._where(f"{key}.transforms")
+        ignored, classes = self.ignore_index(key), self._dataset_constant("num_classes", "NUM_CLASSES", key)
+        for place, item, component in registry.components(specs, where):
+            for name in ("label_padding_value", "ignore_index"):
+                value = item.get(name, ignored)
+                if value != ignored and isinstance(classes, int) and value not in range(classes):
+                    raise UserError(
+                        f"{place}.{name}: {value} is no class, and the data set ignores {ignored}: leave {name} out, or set "
+                        f"the data set's ignore_index to {value}"
+                    )
+                if value != ignored and key == "train_dataset":  # the labels of validation stay as they are
+                    logger.warning(f"{place}.{name}: {value} is a class, and the data set ignores {ignored}: is that meant?")
+            registry.set_defaults(item, component, label_padding_value=ignored, ignore_index=ignored)
+        return specs
 
     def without_pretrained(self) -> Config:
         """Drops the weights to start from, so that nothing is downloaded or read; returns the configuration itself."""
@@ -308,14 +359,21 @@ class Config:
                 part.pop("pretrained", None)
         return self
 
+    def _num_classes(self, train_dataset=None):
+        """Returns how many classes the training data set, or else the network's mapping, says there are; None for neither."""
+        classes = self._dataset_constant("num_classes", "NUM_CLASSES")
+        if classes is None:
+            classes = getattr(train_dataset, "num_classes", None)
+        return self.data["model"].get("num_classes") if classes is None else classes
+
     def build_model(self) -> nn.Layer:
         """Returns the network, with its number of classes and its crop size taken from the training data set if not given."""
         classes = self._dataset_constant("num_classes", "NUM_CLASSES")
         spec = dict(self.data["model"])
-        if classes is not None and spec.setdefault("num_classes", classes) != classes:
-            raise UserError(
-                f"{self._where('model.num_classes')}: {spec['num_classes']}, but the training data set has {classes} classes"
-            )
+        if classes is not None:
+            self._require_classes(classes)
+            spec["num_classes"] = classes
+        require_classes(spec.get("num_classes"), self._where("model.num_classes"))
         return registry.build(spec, self._where("model"), crop_size=self.crop_size())
 
     def crop_size(self) -> tuple[int, int] | None:
@@ -347,21 +405,21 @@ class Config:
         if not isinstance(spec, dict) or set(spec) != {"types", "coef"}:
             raise UserError(f"{where}: expected the keys 'types' (a list of losses) and 'coef' (a list of weights)")
         types, weights = spec["types"], spec["coef"]
-        if len(types) == 1:
-            types = types * len(weights)
-        if len(types) != len(weights):
+        for key in ("types", "coef"):
+            if not isinstance(spec[key], list):
+                raise UserError(f"{where}.{key}: expected a list, found {spec[key]!r}")
+        if len(types) not in (1, len(weights)):
             raise UserError(f"{where}: {len(types)} types but {len(weights)} coef; give one type for all, or one for each coef")
-        ignored = self._dataset_constant("ignore_index", "IGNORE_INDEX")
-        for index, item in enumerate(types):
-            if isinstance(item.get("weight"), str):
-                item["weight"] = self._class_weights(item["weight"], train_dataset, f"{where}.types.{index}.weight")
-            if ignored is not None and item.get("ignore_index", ignored) != ignored:
-                raise UserError(
-                    f"{where}.types.{index}.ignore_index: {item['ignore_index']}, but the data set ignores {ignored}"
-                )
-        defaults = {} if ignored is None else {"ignore_index": ignored}
-        losses = [registry.build(item, f"{where}.types.{index}", **defaults) for index, item in enumerate(types)]
-        return list(zip(weights, losses))
+        classes, ignored = self._num_classes(train_dataset), self.ignore_index()
+        for place, item, component in registry.components(types, f"{where}.types"):
+            if isinstance(item.get("weight"), str) and item["type"] != "BCELoss":  # whose own rule is 'dynamic'
+                item["weight"] = self._class_weights(item["weight"], train_dataset, f"{place}.weight")
+            check_loss(item, component, place, classes, ignored)
+        types = copy.deepcopy(types)
+        for _, item, component in registry.components(types, f"{where}.types"):
+            registry.set_defaults(item, component, ignore_index=ignored, num_classes=classes, num_class=classes)
+        places = [0] * len(weights) if len(types) == 1 else range(len(types))
+        return [(weight, registry.build(types[i], f"{where}.types.{i}")) for weight, i in zip(weights, places)]
 
     def _class_weights(self, rule, dataset, where):
         if rule not in CLASS_WEIGHTS:

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from paddleseg.cvlibs import manager
@@ -83,6 +83,29 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean {' or '.join(near)}?"
     return f"; known are {', '.join(sorted(known))}"
+
+
+def components(spec: object, where: str) -> Iterator[tuple[str, dict, Callable]]:
+    """Yields (where, mapping, component) of each mapping with `type` in nested mappings and lists, the outer ones first.
+
+    Raises:
+        UserError: an unknown type.
+    """
+    if isinstance(spec, dict):
+        if "type" in spec:
+            yield where, spec, find(spec["type"], f"{where}.type")
+        for key, value in list(spec.items()):
+            yield from components(value, f"{where}.{key}")
+    elif isinstance(spec, list):
+        for index, item in enumerate(spec):
+            yield from components(item, f"{where}.{index}")
+
+
+def set_defaults(spec: dict, component: Callable, **defaults: object) -> None:
+    """Adds to a component's mapping those arguments, not None, that it does not give and the component lists."""
+    for name, value in defaults.items():
+        if value is not None and name in inspect.signature(component).parameters:
+            spec.setdefault(name, value)
 
 
 def build(spec: dict, where: str, **defaults: object) -> Any:

@@ -38,10 +38,9 @@ def table(inspection, names):
 def check(args):
     config = Config(args.config, args.opts)
     inspections, errors = {}, 0
-    for key in ("train_dataset", "val_dataset"):
-        if key not in config.data:
-            continue
-        dataset = config.build_dataset(key)
+    datasets = {key: config.build_dataset(key) for key in ("train_dataset", "val_dataset") if key in config.data}
+    config.check_datasets(*datasets.values())
+    for key, dataset in datasets.items():
         names = [str(name) for name in getattr(dataset, "CLASS_NAMES", None) or range(dataset.num_classes)]
         found = inspections[key] = inspect(dataset, args.num_workers)
         print(f"\n{key}: {len(dataset.file_list)} images, {found.counts.sum() + found.ignored} pixels, {found.ignored} ignored")

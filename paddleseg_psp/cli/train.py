@@ -38,6 +38,7 @@ def _train(args):
     logger.info(f"Everything random follows from --seed {seed}")
     train_dataset = config.build_dataset("train_dataset")
     val_dataset = config.build_dataset("val_dataset") if args.do_eval else None
+    config.check_datasets(train_dataset, val_dataset)
     for dataset in filter(None, (train_dataset, val_dataset)):
         quick_check(dataset)
     config.count_iterations(len(train_dataset), distributed.world_size())

@@ -3,6 +3,7 @@ from paddleseg_psp.data.checked import CheckedDataset, checked, read_image
 from paddleseg_psp.data.cityscapes import Cityscapes
 from paddleseg_psp.data.listed import Dataset
 from paddleseg_psp.data.loader import load_batches
+from paddleseg_psp.data.paddleseg_transforms import RandomAffine, ScalePadding
 from paddleseg_psp.data.pascal_voc import PascalVOC
 from paddleseg_psp.data.sampler import SeededDataset, TrainingSampler
 
@@ -12,6 +13,8 @@ __all__ = [
     "Cityscapes",
     "Dataset",
     "PascalVOC",
+    "RandomAffine",
+    "ScalePadding",
     "SeededDataset",
     "TrainingSampler",
     "checked",

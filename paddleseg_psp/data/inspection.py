@@ -13,8 +13,10 @@ from functools import partial
 import cv2
 import numpy as np
 from paddle.io import Dataset
+from paddleseg.utils import logger
 from PIL import Image
 
+from paddleseg_psp.data.agreement import require_none
 from paddleseg_psp.data.checked import checked
 from paddleseg_psp.data.sampler import SeededDataset
 from paddleseg_psp.errors import UserError
@@ -63,7 +65,7 @@ def inspect(dataset: Dataset, processes: int = 1, indices: Sequence[int] | None 
                 found.digests[digest].append(dataset.file_list[index][0])
     found.counts = np.array(counts, np.int64).reshape(-1, dataset.num_classes)
     _inspect_lists(dataset.file_list, found)
-    _inspect_classes(found, dataset.num_classes, dataset.ignore_index)
+    _inspect_classes(found, dataset)
     return found
 
 
@@ -110,6 +112,8 @@ def _with_hint(message, dataset, path):
     values = np.unique(np.asarray(Image.open(path)))
     if set(values.tolist()) <= {*range(1, dataset.num_classes + 1), dataset.ignore_index}:
         return f"{message}. The classes seem to be numbered from 1"
+    if set(values.tolist()) == {0, 255} and dataset.num_classes == 2:
+        return f"{message}. The second class must be 1"
     if len(values) > dataset.num_classes:
         return f"{message}. So many values come from resizing with interpolation, from JPEG, or from colours saved as grey"
     return message
@@ -128,15 +132,45 @@ def _inspect_lists(pairs, found):
             found.warnings.append(f"the images {' and '.join(sorted(set(files))[:3])} are the same picture")
 
 
-def _inspect_classes(found, num_classes, ignore_index):
+def _inspect_classes(found, dataset):
     if not len(found.counts):
         found.errors.append("no label could be read")
         return
-    absent = np.nonzero(found.counts.sum(0) == 0)[0].tolist()
-    if absent and found.ignored and ignore_index == 255 and num_classes == 2:
-        found.errors.append("the labels have the values 0 and 255 only: 255 is ignored, the second class must be 1")
+    totals = found.counts.sum(0)
+    absent, present = (np.nonzero(chosen)[0].tolist() for chosen in (totals == 0, totals))
+    if len(present) < 2:
+        problems = found.errors if CheckedDataset(dataset, hold=False).training else found.warnings
+        problems.append(_too_few_classes(present, found.ignored, dataset))
     elif absent:
-        found.warnings.append(f"{len(absent)} of {num_classes} classes occur in no label: {', '.join(map(str, absent))}")
+        found.warnings.append(
+            f"{len(absent)} of {dataset.num_classes} classes occur in no label: {', '.join(map(str, absent))}"
+        )
+
+
+def too_few_classes(dataset: Dataset) -> str | None:
+    """Returns what is wrong with labels that have one class, or none, all together; reads them until there is a second.
+
+    Raises:
+        UserError: a label that cannot be read, or has wrong values.
+    """
+    checked, present, ignored = CheckedDataset(dataset, hold=False), set(), False
+    order = np.random.default_rng(0).permutation(len(checked)).tolist()  # neighbours in a list are often alike
+    for index in track(order, len(order), "[CHECK]"):
+        label = checked.read_label(index)
+        counted = label[label != dataset.ignore_index]
+        ignored |= counted.size < label.size
+        present |= {int(counted.min()), int(counted.max())} if counted.size else set()
+        if len(present) > 1:
+            return None
+    return _too_few_classes(list(present), ignored, dataset)
+
+
+def _too_few_classes(present, ignored, dataset):
+    value = dataset.ignore_index
+    if ignored and present == [0] and dataset.num_classes == 2:
+        return f"the labels have the values 0 and {value} only: {value} is ignored, the second class must be 1"
+    found = " and ".join([f"the class {index}" for index in present] + [f"{value}, which is ignored,"] * bool(ignored))
+    return f"the labels have {found} only: there is nothing to learn; their values must be 0 to {dataset.num_classes - 1}"
 
 
 def compare(train: Inspection, val: Inspection) -> tuple[list[str], list[str]]:
@@ -152,21 +186,30 @@ def compare(train: Inspection, val: Inspection) -> tuple[list[str], list[str]]:
 
 
 def quick_check(dataset: Dataset, samples: int = 8) -> None:
-    """Reads the first, the last and some samples in between.
+    """Reads the first, the last and some samples in between, and labels until there are two classes.
 
     Raises:
-        UserError: the first error found.
+        UserError: the first error found, after a line for each other; labels of one class where they are to train on.
     """
     count = len(dataset.file_list)
-    samples_ = checked(dataset)
+    files, problems = checked(dataset), []
     for index in np.unique(np.linspace(0, count - 1, min(samples, count)).astype(int)).tolist():
-        samples_.read(index)
+        try:
+            files.read(index)
+        except UserError as error:
+            problems.append(_with_hint(str(error), dataset, dataset.file_list[index][1]))
+    require_none(problems)
+    if problem := too_few_classes(dataset):
+        if files.training:
+            raise UserError(f"training data, e.g. {dataset.file_list[0][1]}: {problem}")
+        logger.warning(f"Validation data, e.g. {dataset.file_list[0][1]}: {problem}")
 
 
 def as_trained(dataset: Dataset, count: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns `count` samples as the network gets them: (image [H, W, 3] uint8, blue first, label [H, W] uint8) pairs.
+    """Returns `count` samples as the network gets them: (image [H, W, 3] uint8, blue first, label [H, W]) pairs.
 
-    Each image is scaled to the range of its own values, which undoes any normalization for the eye.
+    Each image is scaled to the range of its own values, which undoes any normalization for the eye. In the labels 255 is what
+    the data set ignores.
     """
     seeded, pairs = SeededDataset(checked(dataset)), []
     for index in np.linspace(0, len(dataset.file_list) - 1, count).astype(int).tolist():
@@ -174,5 +217,6 @@ def as_trained(dataset: Dataset, count: int, seed: int = 0) -> list[tuple[np.nda
         image = np.moveaxis(sample["img"], 0, 2)[..., ::-1][..., -3:]
         image = cv2.normalize(np.ascontiguousarray(image), None, 0, 255, cv2.NORM_MINMAX).reshape(image.shape)
         image = np.repeat(image[..., :1], 3, axis=2) if image.shape[2] != 3 else image
-        pairs.append((image.astype(np.uint8), sample["label"].astype(np.uint8)))
+        label = sample["label"].astype(int)
+        pairs.append((image.astype(np.uint8), np.where(label == dataset.ignore_index, 255, label)))
     return pairs

@@ -67,6 +67,11 @@ def _linear(image, factor, added):
     return cv2.LUT(np.ascontiguousarray(image), table)
 
 
+def holding(label: np.ndarray, value: int) -> np.ndarray:
+    """Returns a label, in a wider type where its own does not hold a value."""
+    return label.astype(np.promote_types(label.dtype, np.min_scalar_type(int(value))), copy=False)
+
+
 @register
 class PadShortSides:
     """Pads an image below and on the right where it is smaller than a size, for networks that want whole windows.
@@ -88,13 +93,12 @@ class PadShortSides:
         if not any(missing):
             return data
 
-        def padded(array, value):
-            value = np.broadcast_to(value, 1 if array.ndim == 2 else array.shape[2]).tolist()
-            return cv2.copyMakeBorder(array, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT, value=value)
-
-        fields = {key: padded(data[key], self.label_padding_value) for key in data.get("gt_fields", [])}
-        steps = [*data.get("trans_info", []), ("padding", size)]
-        return {**data, "img": padded(data["img"], self.im_padding_value), "trans_info": steps, **fields}
+        image, added = data["img"], [(0, side) for side in missing]
+        fill = np.broadcast_to(self.im_padding_value, 1 if image.ndim == 2 else image.shape[2]).tolist()
+        value = self.label_padding_value
+        fields = {key: np.pad(holding(data[key], value), added, constant_values=value) for key in data.get("gt_fields", [])}
+        image = cv2.copyMakeBorder(image, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT, value=fill)
+        return {**data, "img": image, "trans_info": [*data.get("trans_info", []), ("padding", size)], **fields}
 
 
 @register

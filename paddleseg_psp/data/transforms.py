@@ -14,7 +14,7 @@ import numpy as np
 from paddleseg import transforms as T
 from paddleseg.transforms import functional
 
-from paddleseg_psp.data.reference_transforms import PhotoMetricDistortion, SwapRedAndBlue
+from paddleseg_psp.data.reference_transforms import PhotoMetricDistortion, SwapRedAndBlue, holding
 from paddleseg_psp.registry import register
 
 
@@ -71,6 +71,7 @@ class RandomPaddingCrop:
         """Returns the crop at an offset (row, column) of an array scaled to a size and rotated."""
         height, width = (min(crop, whole) for crop, whole in zip(self.crop_size, size))
         value = self.label_padding_value if is_label else self.im_padding_value
+        array = holding(array, value) if is_label else array
         if array.shape[:2] == tuple(size) and not angle:
             cut = array[offset[0] : offset[0] + height, offset[1] : offset[1] + width]
         else:
@@ -78,7 +79,7 @@ class RandomPaddingCrop:
             step_y, step_x = (own / whole for own, whole in zip(array.shape, size))
             scaling = np.array([[step_x, 0, step_x / 2 - 0.5], [0, step_y, step_y / 2 - 0.5]])
             shift = np.array([[1, 0, offset[1]], [0, 1, offset[0]], [0, 0, 1]])
-            cut = _warp(array, scaling @ _rotation(size, -angle) @ shift, (width, height), is_label, value if angle else None)
+            cut = warp(array, scaling @ _rotation(size, -angle) @ shift, (width, height), is_label, value if angle else None)
         if cut.shape[:2] == self.crop_size:
             return cut
         padded = np.empty((*self.crop_size, *cut.shape[2:]), cut.dtype)
@@ -87,16 +88,23 @@ class RandomPaddingCrop:
         return padded
 
 
+_WARPED = (np.uint8, np.uint16, np.int16, np.float64)  # types that OpenCV warps
+
+
 def _rotation(size, angle):
     """Returns the matrix [3, 3] that turns an image of a size (height, width) about its centre, as semseg has it."""
     return np.vstack([cv2.getRotationMatrix2D((size[1] / 2, size[0] / 2), angle, 1), [0, 0, 1]])
 
 
-def _warp(array, matrix, size, is_label, fill=None):
+def warp(
+    array: np.ndarray, matrix: np.ndarray, size: tuple[int, int], is_label: bool, fill: float | Sequence[float] | None = None
+) -> np.ndarray:
     """Returns an array of a size (width, height) whose pixel p is at matrix @ p in another.
 
     What lies outside is `fill`, a number or one for each channel, or, for None, the other's nearest pixel.
     """
+    if is_label and array.dtype not in _WARPED:
+        return warp(array.astype(np.float64), matrix, size, True, fill).astype(array.dtype)
     flags = cv2.WARP_INVERSE_MAP | (cv2.INTER_NEAREST if is_label else cv2.INTER_LINEAR)
     if fill is None:
         return cv2.warpAffine(array, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
@@ -136,10 +144,11 @@ class RandomRotate:
             return data
         height, width = size = data["img"].shape[:2]
         matrix = _rotation(size, -angle)[:2]
+        value = self.label_padding_value
         fields = {
-            key: _warp(data[key], matrix, (width, height), True, self.label_padding_value) for key in data.get("gt_fields", [])
+            key: warp(holding(data[key], value), matrix, (width, height), True, value) for key in data.get("gt_fields", [])
         }
-        return {**data, "img": _warp(data["img"], matrix, (width, height), False, self.im_padding_value), **fields}
+        return {**data, "img": warp(data["img"], matrix, (width, height), False, self.im_padding_value), **fields}
 
     def draw(self) -> float:
         """Returns an angle in degrees, 0 for no rotation."""

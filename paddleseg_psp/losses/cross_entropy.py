@@ -96,3 +96,30 @@ class OhemCrossEntropyLoss(_PixelLoss):
         threshold = paddle.clip(paddle.kthvalue(probability, kept)[0], min=self.thresh) if kept else self.thresh
         weight = weight * (probability <= threshold).astype(weight.dtype)
         return (loss * weight).sum() / paddle.clip(weight.sum(), min=1e-8)
+
+
+@register
+class BootstrappedCrossEntropyLoss(_PixelLoss):
+    """Cross-entropy over each image's hardest pixels, the mean over images: a loss above `loss_th`, or the `min_K` hardest.
+
+    Online bootstrapping (Wu et al., Bridging Category-level and Instance-level Semantic Image Segmentation, 2016); arguments as
+    in PaddleSeg, whose own fails on images of no more than `min_K` pixels.
+
+    Args:
+        min_K: keep at least this many pixels of an image, the hardest ones.
+        loss_th: the loss above which a pixel is hard.
+        weight: a weight for each class.
+        ignore_index: the label value that counts for nothing.
+    """
+
+    def __init__(self, min_K: int, loss_th: float, weight: Sequence[float] | None = None, ignore_index: int = 255) -> None:
+        super().__init__(weight, ignore_index)
+        self.min_kept, self.threshold = min_K, loss_th
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        loss, weight = self._pixel_losses(logits, label)
+        loss = paddle.sort((loss * weight).flatten(1), descending=True)
+        pixels = loss.shape[1]
+        kept = paddle.clip((loss > self.threshold).sum(1, keepdim=True), min=max(min(self.min_kept, pixels), 1))
+        chosen = (paddle.arange(pixels) < kept).astype(loss.dtype)
+        return ((loss * chosen).sum(1) / kept.squeeze(1).astype(loss.dtype)).mean()

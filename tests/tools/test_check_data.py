@@ -166,10 +166,20 @@ def test_warnings_are_given_with_their_file(check, data, defect):
     assert any(line.startswith("warning: ") and all(word in line for word in words) for line in said.splitlines()), said
 
 
+def test_data_sets_of_different_classes(data, capfd):
+    arguments = _arguments(data)
+    process = run_tool("tools/check_data.py", [*arguments, "--opts", "val_dataset.num_classes=4"], capfd)
+    assert process.returncode == 1
+    assert "val_dataset.num_classes: 4, but the training data set has 3" in process.stderr.splitlines()[-1]
+
+
 def test_masks_of_0_and_255(check, data):
     for split in ("train", "val"):
         for index in range(COUNT):
             mask = np.asarray(Image.open(data / f"{split}{index}_label.png")) > 0
             label(data, mask.astype(np.uint8) * 255, f"{split}{index}_label.png")
     code, said = check(num_classes=2)
-    assert code == 1 and "the labels have the values 0 and 255 only" in said
+    assert code == 1 and "ERROR: the labels have the values 0 and 255 only" in said
+    assert "warning: the labels have the values 0 and 255 only" in said  # of validation
+    code, said = check(num_classes=2, ignore_index=77)
+    assert code == 1 and "has the values 255" in said and "The second class must be 1" in said

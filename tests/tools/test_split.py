@@ -52,5 +52,9 @@ def test_lists(tmp_path, capfd):
     assert all(image.endswith(".jpg") and label.endswith("_mask.png") for image, label in dataset.file_list)
     run_tool(script, [*command, "--seed", "1"], capfd)
     assert (tmp_path / "train.txt").read_text(encoding="utf-8").splitlines() != lists[0]
+    for path in (tmp_path / "labels").rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path)) * 255).save(path)
+    process = run_tool(script, command, capfd)
+    assert process.returncode == 0 and "[WARNING]\tthe labels have the values 0 and 255 only" in process.stdout
     process = run_tool(script, [*command[:-2], "", "_gone"], capfd)
     assert process.returncode == 1 and "--postfix" in process.stderr.strip().splitlines()[-1]

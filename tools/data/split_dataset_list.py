@@ -16,6 +16,7 @@ from paddleseg.utils import logger
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.data import Dataset
 from paddleseg_psp.data.class_weights import count_classes
+from paddleseg_psp.data.inspection import too_few_classes
 from paddleseg_psp.data.preparation import write_lines
 from paddleseg_psp.data.splitting import stratified_split
 from paddleseg_psp.errors import UserError
@@ -46,6 +47,8 @@ def split(args):
     write_lines(everything, lines)
     dataset = Dataset([], args.dataset_root, args.num_classes, train_path=everything, ignore_index=args.ignore_index)
     presence = count_classes(dataset) > 0
+    if problem := too_few_classes(dataset):
+        logger.warning(problem)
     parts = stratified_split(presence, args.split, args.seed)
     for part, name in enumerate(LISTS[: len(args.split)]):
         chosen = np.nonzero(parts == part)[0]
