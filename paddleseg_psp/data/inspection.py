@@ -139,7 +139,7 @@ def _inspect_classes(found, dataset):
     totals = found.counts.sum(0)
     absent, present = (np.nonzero(chosen)[0].tolist() for chosen in (totals == 0, totals))
     if len(present) < 2:
-        problems = found.errors if CheckedDataset(dataset, hold=False).training else found.warnings
+        problems = found.errors if checked(dataset).training else found.warnings
         problems.append(_too_few_classes(present, found.ignored, dataset))
     elif absent:
         found.warnings.append(
@@ -153,10 +153,10 @@ def too_few_classes(dataset: Dataset) -> str | None:
     Raises:
         UserError: a label that cannot be read, or has wrong values.
     """
-    checked, present, ignored = CheckedDataset(dataset, hold=False), set(), False
-    order = np.random.default_rng(0).permutation(len(checked)).tolist()  # neighbours in a list are often alike
+    files, present, ignored = checked(dataset), set(), False
+    order = np.random.default_rng(0).permutation(len(files)).tolist()  # neighbours in a list are often alike
     for index in track(order, len(order), "[CHECK]"):
-        label = checked.read_label(index)
+        label = files.read_label(index)
         counted = label[label != dataset.ignore_index]
         ignored |= counted.size < label.size
         present |= {int(counted.min()), int(counted.max())} if counted.size else set()
