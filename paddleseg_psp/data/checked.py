@@ -9,13 +9,10 @@ import numpy as np
 import paddle
 from paddle.io import Dataset
 from paddleseg.utils import logger
-from PIL import Image
 from tqdm import tqdm
 
+from paddleseg_psp.data.decoding import read_image, read_label_values
 from paddleseg_psp.errors import UserError
-
-Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV; Pillow's own limit refuses the labels of aerial images
-IMREAD_FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}
 
 
 class CheckedDataset(paddle.io.Dataset):
@@ -79,12 +76,7 @@ class CheckedDataset(paddle.io.Dataset):
     def read_label(self, index: int) -> np.ndarray:
         """Returns the classes [H, W] of a label, uint8 or, where its file has more bits, uint16."""
         path = self.file_list[index][1]
-        try:
-            label = np.asarray(Image.open(path))
-        except Exception as error:  # Pillow has many exceptions for broken files
-            raise UserError(f"the label {path} cannot be read: {error}")
-        if label.ndim != 2:
-            raise UserError(f"the label {path} has {label.shape[2]} channels; expected one channel of class indices")
+        label = read_label_values(path)
         values = _values(label)
         classes = self._decode_label(values)
         wrong = values[((classes < 0) | (classes >= self.num_classes)) & (classes != self.ignore_index)]
@@ -110,24 +102,3 @@ def _values(label):
     if label.dtype != np.uint8:
         return np.unique(label)
     return np.nonzero(cv2.calcHist([label], [0], None, [256], [0, 256]).ravel())[0].astype(np.uint8)
-
-
-def read_image(path: str, channels: int = 3) -> np.ndarray:
-    """Returns the image in a file.
-
-    Three channels give [H, W, 3] uint8 (blue, green, red), one gives [H, W] uint8 (grey), and any other number [H, W, C] as it
-    is in the file, a TIFF or .npy.
-
-    Raises:
-        UserError: no such file, one that cannot be decoded, or another number of channels.
-    """
-    try:
-        image = np.load(path, allow_pickle=False) if path.endswith(".npy") else cv2.imread(path, IMREAD_FLAGS.get(channels, -1))
-    except (OSError, ValueError) as error:
-        raise UserError(f"the image {path} cannot be read: {error}")
-    if image is None:
-        raise UserError(f"the image {path} cannot be read: it is missing, truncated or no image")
-    found = image.shape[2] if image.ndim == 3 else 1
-    if found != channels:
-        raise UserError(f"the image {path} has {found} channels; expected {channels} (img_channels)")
-    return image

@@ -1,0 +1,280 @@
+"""Images and labels in files: whole ones give the pixels that OpenCV and Pillow give, damaged ones are refused."""
+
+import io
+import os
+import struct
+import warnings
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from paddleseg_psp.data import read_image
+from paddleseg_psp.data.decoding import decode, read_label_values
+from paddleseg_psp.errors import UserError
+
+HEIGHT, WIDTH = 90, 121
+RANDOM = np.random.RandomState(0)
+SMOOTH = cv2.resize(RANDOM.randint(0, 256, (9, 12, 3), dtype=np.uint8), (WIDTH, HEIGHT))
+SCENE = np.clip(SMOOTH.astype(int) + RANDOM.randint(-10, 10, SMOOTH.shape), 0, 255).astype(np.uint8)
+PICTURE = Image.fromarray(SCENE)
+CLASSES = Image.fromarray((np.indices((HEIGHT, WIDTH)).sum(0) // 9).astype(np.uint8))
+
+
+def saved(image, kind, **options):
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def exif(orientation=1, preview=b"", order="<"):
+    """EXIF data with an orientation and a JPEG as preview."""
+    first = struct.pack(order + "HHHIHH", 1, 0x0112, 3, 1, orientation, 0) + struct.pack(order + "I", 26)
+    entries = [(0x0103, 3, 1, 6), (0x0201, 4, 1, 68), (0x0202, 4, 1, len(preview))]
+    second = b"".join(
+        struct.pack(order + "HHI" + ("HH" if kind == 3 else "I"), tag, kind, number, *([value, 0] if kind == 3 else [value]))
+        for tag, kind, number, value in entries
+    )
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    second = struct.pack(order + "H", 3) + second + bytes(4)
+    return b"Exif\0\0" + mark + struct.pack(order + "I", 8) + first + second + preview
+
+
+def opencv(ending, image, *options):
+    return cv2.imencode(ending, image, options)[1].tobytes()
+
+
+JPEGS = {
+    "jpeg": saved(PICTURE, "JPEG"),
+    "progressive": saved(PICTURE, "JPEG", progressive=True),
+    "optimized": saved(PICTURE, "JPEG", optimize=True, quality=95),
+    "4:2:2": saved(PICTURE, "JPEG", subsampling="4:2:2"),
+    "4:4:4": saved(PICTURE, "JPEG", subsampling="4:4:4"),
+    "grey jpeg": saved(PICTURE.convert("L"), "JPEG"),
+    "cmyk": saved(PICTURE.convert("CMYK"), "JPEG"),
+    "preview": saved(PICTURE, "JPEG", exif=exif(6, saved(PICTURE.resize((32, 24)), "JPEG"))),
+    "restarts": opencv(".jpg", SCENE, cv2.IMWRITE_JPEG_RST_INTERVAL, 4),
+    "previews": saved(PICTURE, "MPO", save_all=True, append_images=[PICTURE.resize((8, 6))]),
+}
+CHECKED = {  # what has checksums, or codes that can be wrong
+    "png": saved(PICTURE, "PNG"),
+    "16 bits": opencv(".png", SCENE.astype(np.uint16) * 250),
+    "palette": saved(CLASSES.convert("P"), "PNG"),
+    "one bit": saved(PICTURE.convert("1"), "PNG"),
+    "label": saved(CLASSES, "PNG"),
+    "deflate": saved(PICTURE, "TIFF", compression="tiff_adobe_deflate"),
+}
+OTHERS = {
+    "tiff": saved(PICTURE, "TIFF"),
+    "lzw": saved(PICTURE, "TIFF", compression="tiff_lzw"),
+    "packbits": saved(PICTURE, "TIFF", compression="packbits"),
+    "grey tiff": saved(CLASSES, "TIFF", compression="tiff_lzw"),
+    "float tiff": saved(Image.fromarray(SCENE[..., 0].astype(np.float32)), "TIFF"),
+    "webp": saved(PICTURE, "WEBP"),
+    "lossless webp": saved(PICTURE, "WEBP", lossless=True),
+    "bmp": saved(PICTURE, "BMP"),
+    "palette bmp": saved(CLASSES.convert("P"), "BMP"),
+}
+FILES = {**JPEGS, **CHECKED, **OTHERS}
+
+
+def tiles():
+    """A TIFF of four tiles, Deflate, most significant byte first."""
+    big = cv2.copyMakeBorder(SCENE[..., 0], 0, 128 - HEIGHT, 0, 128 - WIDTH, cv2.BORDER_REPLICATE)
+    parts = [zlib.compress(big[y : y + 64, x : x + 64].tobytes()) for y in (0, 64) for x in (0, 64)]
+    starts = np.cumsum([8, *map(len, parts)])
+    arrays = starts[-1] + starts[-1] % 2
+    tags = [(256, 4, 1, WIDTH), (257, 4, 1, HEIGHT), (258, 3, 1, 8 << 16), (259, 3, 1, 8 << 16), (262, 3, 1, 1 << 16),
+            (277, 3, 1, 1 << 16), (322, 4, 1, 64), (323, 4, 1, 64), (324, 4, 4, arrays), (325, 4, 4, arrays + 16)]  # fmt: skip
+    data = b"MM\0*" + struct.pack(">I", arrays + 32) + b"".join(parts)
+    data = data.ljust(arrays, b"\0") + struct.pack(">4I4I", *starts[:-1], *map(len, parts))
+    return data + struct.pack(">H", len(tags)) + b"".join(struct.pack(">HHII", *tag) for tag in tags) + bytes(4)
+
+
+FILES["tiles"] = CHECKED["tiles"] = tiles()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "file"
+
+
+def pillow(data):
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_whole_files_give_the_pixels_of_opencv_and_pillow(path, name):
+    path.write_bytes(FILES[name])
+    for channels, flag in ((3, cv2.IMREAD_COLOR), (1, cv2.IMREAD_GRAYSCALE)):
+        if name not in ("16 bits", "float tiff"):
+            image, expected = read_image(str(path), channels), cv2.imread(str(path), flag)
+            np.testing.assert_array_equal(image, expected)
+    if (expected := pillow(FILES[name])).ndim == 2:
+        label = read_label_values(str(path))
+        assert label.dtype == expected.dtype and np.array_equal(label, expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (33, 17), (64, 80)])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+def test_jpegs_of_any_size_are_as_opencv_has_them(path, size, subsampling):
+    for progressive in (False, True):
+        for quality in (20, 75, 98):
+            data = saved(PICTURE.resize(size), "JPEG", subsampling=subsampling, progressive=progressive, quality=quality)
+            path.write_bytes(data)
+            np.testing.assert_array_equal(decode(data, 3), cv2.imread(str(path), cv2.IMREAD_COLOR))
+            np.testing.assert_array_equal(decode(data, 1), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("order", "<>")
+def test_orientation(path, orientation, order):
+    xmp = b"\xff\xe1" + struct.pack(">H", 2 + 29 + 20) + b"http://ns.adobe.com/xap/1.0/\0" + b"x" * 20
+    data = saved(PICTURE, "JPEG", exif=exif(orientation, b"\xff\xd8\xff\xd9", order))
+    for variant in (data, data[:2] + xmp + data[2:]):
+        path.write_bytes(variant)
+        for channels, flag in ((3, cv2.IMREAD_COLOR), (1, cv2.IMREAD_GRAYSCALE)):
+            np.testing.assert_array_equal(read_image(str(path), channels), cv2.imread(str(path), flag))
+    assert (decode(data).shape[0] == WIDTH) == (5 <= orientation <= 8)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_truncation_is_refused(path, name):
+    data = FILES[name]
+    end = len(data) if name != "previews" else data.index(b"\xff\xd9", data.index(b"\xff\xda")) + 2  # of the first image
+    lengths = [end - lost for lost in (1, 2, 3, 4, 5, 8, 12, 16, 20, 50, 100)] + [
+        3 * end // 4,
+        end // 2,
+        end // 4,
+        100,
+        20,
+        1,
+        0,
+    ]
+    for length in lengths:
+        path.write_bytes(data[:length])
+        for channels in (3, 1):
+            with pytest.raises(
+                UserError, match=f"the image {path} cannot be read: .*(truncated|damaged|Premature|empty|no image)"
+            ):
+                read_image(str(path), channels)
+        if pillow(data).ndim == 2:
+            with pytest.raises(UserError, match=f"the label {path} cannot be read: "):
+                read_label_values(str(path))
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_every_flipped_bit_in_what_has_checksums_is_refused(path, name):
+    data, random = FILES[name], np.random.RandomState(1)
+    end = len(data) if name not in ("deflate", "tiles") else len(data) // 2
+    for position in random.randint(8, end, 40):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1 << random.randint(8)]) + data[position + 1 :])
+        with pytest.raises(UserError, match="cannot be read"):
+            read_image(str(path), 3)
+        if pillow(data).ndim == 2:
+            with pytest.raises(UserError, match="cannot be read"):
+                read_label_values(str(path))
+
+
+@pytest.mark.parametrize("name", [*JPEGS, *CHECKED, "lzw", "grey tiff"])
+def test_a_block_of_zeros_is_refused(path, name):
+    """As an interrupted copy leaves it. In a JPEG it may end where decoding falls into step again, which nobody can see."""
+    data, random = FILES[name], np.random.RandomState(2)
+    if name == "previews":
+        data = data[: data.index(b"\xff\xd9", data.index(b"\xff\xda")) + 2]
+    start = data.index(b"\xff\xda") if name in JPEGS else len(data) // 8
+    missed, size = 0, min(512, len(data) // 4)
+    for position in random.randint(start, len(data) * 3 // 4, 20):
+        if not any(data[position : position + size]):
+            continue
+        path.write_bytes(data[:position] + bytes(size) + data[position + size :])
+        try:
+            read_image(str(path), 3)
+            missed += 1
+        except UserError:
+            pass
+    assert missed <= (5 if name in JPEGS else 0)
+
+
+def test_flipped_bits_in_jpegs_are_refused_where_libjpeg_notices(path):
+    """A restart marker bounds what a wrong bit does, so half of them leave an interval too short or too long."""
+    data, random, refused = JPEGS["restarts"], np.random.RandomState(3), 0
+    for position in random.randint(len(data) // 4, len(data), 60):
+        try:
+            decode(data[:position] + bytes([data[position] ^ 1 << random.randint(8)]) + data[position + 1 :])
+        except ValueError as error:
+            refused += "Corrupt JPEG data" in str(error)
+    assert refused >= 15
+
+
+def harmless(data, scan):
+    yield "bytes before the end", data[:-2] + b"\x7f" + bytes(2225) + data[-2:]
+    yield "bytes before the header", data[:2] + b"\xff\xff" + data[2:20] + b"ab" + data[20:]
+    yield "both", data[:20] + b"ab" + data[20:-2] + b"\x55" * 250 + data[-2:]
+    yield "bytes after the end", data + bytes(1000)
+    yield "another image after the end", data + data
+    yield "JFIF 0.00", data[:11] + bytes(2) + data[13:]
+    yield "Adobe's unknown transform", data[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\x05" + data[20:]
+    yield "wrong end of the spectrum", data[: scan + 12] + bytes(1) + data[scan + 13 :]
+
+
+@pytest.mark.parametrize("name", ["jpeg", "4:4:4", "optimized"])
+def test_oddities_of_real_photographs_are_read(path, name):
+    """libjpeg warns of them. Bytes before the end are common in Dogs vs. Cats and Oxford-IIIT Pet, JFIF 0.00 too."""
+    data = JPEGS[name]
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    for oddity, odd in harmless(data, data.index(b"\xff\xda")):
+        if oddity != "Adobe's unknown transform":
+            np.testing.assert_array_equal(decode(odd), expected, err_msg=oddity)
+        np.testing.assert_array_equal(decode(odd), cv2.imdecode(np.frombuffer(odd, np.uint8), cv2.IMREAD_COLOR), err_msg=oddity)
+
+
+def test_damage_is_not_hidden_by_an_oddity():
+    """libjpeg's last warning is of the bytes before the end."""
+    data = JPEGS["restarts"]
+    middle = len(data) // 2
+    damaged = data[:middle] + bytes(700) + data[middle + 700 : -2] + bytes(100) + data[-2:]
+    with pytest.raises(ValueError, match="damaged"):
+        decode(damaged)
+
+
+def test_subsampling_without_a_name(path):
+    """A third of the chroma's columns: TurboJPEG refuses it, OpenCV does not."""
+    data = JPEGS["jpeg"].replace(b"\x03\x01\x22\x00", b"\x03\x01\x31\x00")
+    np.testing.assert_array_equal(decode(data), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
+    with pytest.raises(ValueError, match="truncated"):
+        decode(data[:-1])
+
+
+def test_other_pages_and_unused_tags_of_a_tiff_are_no_reason_to_refuse_it(path):
+    data = saved(PICTURE, "TIFF", save_all=True, append_images=[PICTURE], compression="tiff_lzw")
+    np.testing.assert_array_equal(decode(data), SCENE[..., ::-1])
+
+
+def test_any_name(tmp_path):
+    """A name that is no UTF-8, and one of 255 bytes."""
+    for name in (b"caf\xe9.png", b"x" * 251 + b".png"):
+        path = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
+        with open(path, "wb") as file:
+            file.write(CHECKED["png"])
+        np.testing.assert_array_equal(read_image(path), SCENE[..., ::-1])
+
+
+def test_label_of_several_channels(path):
+    path.write_bytes(CHECKED["png"])
+    with pytest.raises(UserError, match="has 3 channels; expected one channel"):
+        read_label_values(str(path))
+
+
+def test_arrays(tmp_path):
+    path = tmp_path / "image.NPY"
+    with open(path, "wb") as file:
+        np.save(file, SCENE)
+    np.testing.assert_array_equal(read_image(str(path)), SCENE)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="image.NPY cannot be read"):
+        read_image(str(path))
