@@ -1,4 +1,4 @@
-"""Decoding images and labels, damaged files refused.
+"""Decoding images and labels: damaged files are refused, and no bit is dropped.
 
 OpenCV fills up what a truncated JPEG lacks, and neither it nor Pillow heeds every checksum.
 """
@@ -13,12 +13,13 @@ import zlib
 import cv2
 import numpy as np
 import simplejpeg
+from paddleseg.utils import logger
 from PIL import Image, UnidentifiedImageError
 
 from paddleseg_psp.errors import UserError
 
 Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV; Pillow's own limit refuses the labels of aerial images
-_FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}
+_FLAGS = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH}
 _COLORS = {1: "GRAY", 3: "BGR"}
 # What libjpeg says of files that are whole: cameras and web sites write such.
 _HARMLESS = re.compile(r"unknown JFIF revision|Unknown Adobe color|Invalid SOS parameters for sequential|bad ICC marker")
@@ -26,23 +27,69 @@ _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x(\w\w)")
 _PROBE = cv2.imencode(".jpg", np.kron([[255, 0], [0, 0]], np.ones((4, 8))).astype(np.uint8))[1].tobytes()
 
 
-def read_image(path: str, channels: int = 3) -> np.ndarray:
+def read_image(path: str, channels: int = 3, max_value: float | None = None) -> np.ndarray:
     """Returns the image in a file.
 
-    Three channels give [H, W, 3] uint8 (blue, green, red), one gives [H, W] uint8 (grey), and any other number [H, W, C] as it
-    is in the file, a TIFF or .npy.
+    Three channels give [H, W, 3] (blue, green, red), one gives [H, W] (grey), and any other number [H, W, C] as it is in the
+    file, a TIFF or .npy. Its values are uint8 where those of the file are; see `scaled` for more bits. A .npy file's stay as
+    they are, unless there is a max_value.
+
+    Args:
+        path: of the file.
+        channels: how many.
+        max_value: the value in the file that means white, e.g. 4095 where 12 of 16 bits are used.
 
     Raises:
-        UserError: no such file, one that is damaged or no image, or another number of channels.
+        UserError: no such file, one that is damaged or no image, another number of channels, or a value above max_value.
     """
+    is_array = path.lower().endswith(".npy")
     try:
-        image = np.load(path, allow_pickle=False) if path.lower().endswith(".npy") else decode(_bytes(path), channels)
+        image = _array(path) if is_array else _decoded(path, channels)
+        found = image.shape[2] if image.ndim == 3 else 1
+        if found != channels:
+            raise UserError(f"the image {path} has {found} channels; expected {channels} (img_channels)")
+        return image if is_array and max_value is None else scaled(image, path, max_value)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"the image {path} cannot be read: {_reason(error)}")
-    found = image.shape[2] if image.ndim == 3 else 1
-    if found != channels:
-        raise UserError(f"the image {path} has {found} channels; expected {channels} (img_channels)")
-    return image
+
+
+def scaled(image: np.ndarray, name: str, max_value: float | None = None) -> np.ndarray:
+    """Returns an image with its values from 0 to 255, as float32 where they were not uint8 or max_value is given.
+
+    Without max_value, 65535 is white in colours of 16 bits, and all others of more than 8 bits keep their values. Both are said
+    once in a process.
+
+    Args:
+        image: [H, W] or [H, W, C] of any type.
+        name: for messages.
+        max_value: what becomes 255.
+
+    Raises:
+        ValueError: a value above max_value, or a type that cannot hold it.
+    """
+    if max_value is not None:
+        if image.dtype.kind in "iu" and np.iinfo(image.dtype).max < max_value:
+            raise ValueError(f"it has {image.dtype.itemsize * 8} bits a channel, too few for max_value {max_value:g}")
+        if (peak := image.max(initial=0)) > max_value:
+            raise ValueError(f"it has the value {peak:g}, above max_value {max_value:g}, the value that means white")
+        values = np.multiply(image, 255, dtype=np.float32 if image.dtype.itemsize <= 2 else np.float64)
+        return (values / max_value).astype(np.float32)
+    if image.dtype == np.uint8 or (image.ndim == 3 and image.shape[2] != 3):
+        return image
+    deep_colors = image.dtype == np.uint16 and image.ndim == 3
+    done = "65535 is taken for white" if deep_colors else "its values are used as they are"
+    advice = "set max_value in the data set to the value that means white, e.g. 4095 for 12 bits"
+    _tell(name, f"{image.dtype.itemsize * 8} bits a channel, the largest value {image.max(initial=0):g}", f"{done}; {advice}")
+    return scaled(image, name, 65535) if deep_colors else image
+
+
+_told: set[str] = set()
+
+
+def _tell(name, has, what):
+    if what not in _told:  # once in a process
+        _told.add(what)
+        logger.warning(f"The image {name} has {has}; {what}")
 
 
 def read_label_values(path: str) -> np.ndarray:
@@ -68,7 +115,7 @@ def read_label_values(path: str) -> np.ndarray:
 
 
 def decode(data: bytes, channels: int = 3) -> np.ndarray:
-    """Returns the image in a file's bytes as `read_image` does, turned as its EXIF data says.
+    """Returns the image in a file's bytes as `read_image` does, turned as its EXIF data says, with the values in the file.
 
     Raises:
         ValueError: says what is damaged, or that it is no image.
@@ -76,7 +123,37 @@ def decode(data: bytes, channels: int = 3) -> np.ndarray:
     if data.startswith(b"\xff\xd8") and channels in _COLORS:
         return _decode_jpeg(data, channels)
     _require_whole(data)
-    return _by_opencv(data, channels)
+    image = _by_opencv(data, channels)
+    return _typed(image, tiff_pages(data)[0]) if _is_tiff(data) else image
+
+
+def _is_tiff(data):
+    return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _typed(image, tags):
+    """Returns what OpenCV read of a TIFF in the type that its tags say: it takes integers of 32 bits for floats."""
+    bits, samples, kind = max(tags.get(258, (1,))), tags.get(277, (1,))[0], tags.get(339, (0,))[0]
+    interleaved = samples == 1 or tags.get(284, (1,))[0] == 1
+    _require(bits <= 8 or interleaved, "its channels lie one after the other, which is read for 8 bits only: interleave them")
+    if kind in (1, 2, 3) and bits in (16, 32) and image.dtype.itemsize == bits // 8:
+        return image.view(f"{' uif'[kind]}{bits // 8}")
+    return image
+
+
+def _array(path):
+    with open(path, "rb") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _decoded(path, channels):
+    data = _bytes(path)
+    image = decode(data, channels)
+    if _is_tiff(data):
+        pages = sum(not tags.get(254, (0,))[0] & 0b101 for tags in tiff_pages(data))  # no previews, no masks
+        if pages > 1:
+            _tell(path, f"{pages} pages", "the first is read")
+    return image
 
 
 def _bytes(path):
@@ -114,7 +191,7 @@ def _require_whole(data):
     try:
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
             _require_whole_png(data)
-        elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        elif _is_tiff(data):
             _require_whole_tiff(data)
         elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             _require(int.from_bytes(data[4:8], "little") + 8 <= len(data), "it is truncated")
@@ -146,7 +223,8 @@ def _require_whole_bmp(data):
 
 
 def _require_whole_tiff(data):
-    for tags in tiff_pages(data):
+    pages = tiff_pages(data)
+    for tags in pages:
         compression = tags.get(259, (1,))[0]
         places = list(zip(tags.get(273, tags.get(324, ())), tags.get(279, tags.get(325, ()))))
         if compression == 1:  # libtiff corrects the counts of old writers; OpenCV and Pillow notice a lack

@@ -25,6 +25,7 @@ class PairedDataset(PaddleSegDataset):
     NUM_CLASSES: int | None = None
     IGNORE_INDEX = 255
     IMG_CHANNELS = 3
+    MAX_VALUE: float | None = None
     CLASS_NAMES: Sequence[str] | None = None
     PALETTE: Sequence[Sequence[int]] | None = None
 
@@ -35,6 +36,7 @@ class PairedDataset(PaddleSegDataset):
         self.cache, self.held = cache, None
         self.num_classes = self.NUM_CLASSES
         self.ignore_index = self.IGNORE_INDEX
+        self.max_value = self.MAX_VALUE
         self.edge = False
 
     @staticmethod

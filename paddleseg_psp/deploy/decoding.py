@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from paddleseg_psp.data.decoding import decode
+from paddleseg_psp.data.decoding import decode, scaled
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 
@@ -25,13 +25,14 @@ class RefusedImage(Exception):
         self.status = status
 
 
-def decode_image(data: bytes, max_pixels: int, channels: int = 3) -> np.ndarray:
+def decode_image(data: bytes, max_pixels: int, channels: int = 3, max_value: float | None = None) -> np.ndarray:
     """Returns the image in a file's bytes as `paddleseg_psp.data.read_image` reads the file: turned as its EXIF data says.
 
     Args:
         data: a file of one of FORMATS.
         max_pixels: images with more are refused before they are decoded.
         channels: 3 for [H, W, 3] (blue, green, red), 1 for [H, W].
+        max_value: the value in the file that means white, see `read_image`.
 
     Raises:
         RefusedImage: not an image (415), too large (413), damaged, or of several frames (422).
@@ -56,6 +57,6 @@ def decode_image(data: bytes, max_pixels: int, channels: int = 3) -> np.ndarray:
     if frames > 1:
         raise RefusedImage(422, f"the image has {frames} frames; send one")
     try:
-        return decode(data, channels)
+        return scaled(decode(data, channels), "of a request", max_value)
     except ValueError as error:
         raise RefusedImage(422, f"the image cannot be read: {error}")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddleseg_psp.data import read_image
+from paddleseg_psp.data import decoding, read_image
 from paddleseg_psp.data.decoding import decode, read_label_values
 from paddleseg_psp.errors import UserError
 
@@ -278,3 +278,115 @@ def test_arrays(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="image.NPY cannot be read"):
         read_image(str(path))
+
+
+def raw_tiff(array, planes=1, pages=1, previews=0):
+    """An uncompressed TIFF of an array [H, W] or [H, W, C], as its specification says: planes 1 interleaves, 2 does not."""
+    height, width, channels = array.shape if array.ndim == 3 else (*array.shape, 1)
+    parts = [array.tobytes()] if planes == 1 else [np.ascontiguousarray(plane).tobytes() for plane in np.moveaxis(array, 2, 0)]
+    data = bytearray(b"II*\0" + bytes(4)) + b"".join(parts)
+    starts = np.cumsum([8, *map(len, parts)]).tolist()[:-1]
+    bits, kind = array.dtype.itemsize * 8, {"u": 1, "i": 2, "f": 3}[array.dtype.kind]
+    link = 4
+    for page in range(pages + previews):
+        tags = {254: [int(page >= pages)], 256: [width], 257: [height], 258: [bits] * channels, 259: [1],
+                262: [2 if channels > 2 else 1], 273: starts, 277: [channels], 278: [height], 279: list(map(len, parts)),
+                284: [planes], 339: [kind] * channels}  # fmt: skip
+        entries = b""
+        for tag, values in tags.items():
+            value = struct.pack(f"<{len(values)}I", *values)
+            entries += struct.pack("<HHI", tag, 4, len(values)) + (value if len(value) == 4 else struct.pack("<I", len(data)))
+            data += value if len(value) > 4 else b""
+        data[link : link + 4] = struct.pack("<I", len(data))
+        data += struct.pack("<H", len(tags)) + entries + bytes(4)
+        link = len(data) - 4
+    return bytes(data)
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What is logged from here on, as if nothing had been said before in this process."""
+    lines = []
+    monkeypatch.setattr(decoding, "_told", set())
+    monkeypatch.setattr(decoding.logger, "warning", lines.append)
+    return lines
+
+
+DEEP = RANDOM.randint(0, 4096, (20, 30, 3)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".npy"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_max_value_becomes_255(tmp_path, said, ending, channels):
+    path = str(tmp_path / f"image{ending}")
+    image = np.ascontiguousarray(DEEP if channels == 3 else DEEP[..., 0])
+    np.save(path, image) if ending == ".npy" else cv2.imwrite(path, image)
+    result = read_image(path, channels, max_value=4095)
+    assert result.dtype == np.float32 and result.max() <= 255
+    np.testing.assert_allclose(result, image.astype(np.float64) * 255 / 4095, rtol=2e-7)
+    assert not said
+    with pytest.raises(UserError, match=rf"{path} cannot be read: it has the value {image.max()}, above max_value 4000"):
+        read_image(path, channels, max_value=4000)
+    with pytest.raises(UserError, match="16 bits a channel, too few for max_value 70000"):
+        read_image(path, channels, max_value=70000)
+
+
+def test_colours_of_16_bits_are_scaled_and_this_is_said_once(tmp_path, said):
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), SCENE.astype(np.uint16) * 257)
+        image = read_image(str(tmp_path / f"{number}.png"))
+        assert image.dtype == np.float32
+        np.testing.assert_array_equal(image, SCENE)
+    assert len(said) == 1 and all(
+        word in said[0] for word in ("0.png", "16 bits", f"{SCENE.max() * 257}", "max_value", "65535")
+    )
+
+
+def test_grey_and_float_images_keep_their_values_and_this_is_said_once(path, said):
+    for image, channels in ((DEEP[..., 0], 1), (DEEP / np.float32(7), 3), (DEEP[..., 0] / np.float32(7), 1)):
+        path.write_bytes(raw_tiff(image))
+        result = read_image(str(path), channels)
+        assert result.dtype == image.dtype
+        np.testing.assert_array_equal(result, image if channels == 1 else image[..., ::-1])
+    words = (str(path), "16 bits", f"{DEEP[..., 0].max()}", "as they are", "max_value")
+    assert len(said) == 1 and all(word in said[0] for word in words)
+
+
+def test_bytes_and_arrays_are_no_reason_to_say_anything(tmp_path, said):
+    for ending, image, channels in ((".png", SCENE, 3), (".npy", DEEP, 3), (".tif", np.dstack([DEEP, DEEP[..., :1]]), 4)):
+        path = str(tmp_path / f"image{ending}")
+        np.save(path, image) if ending == ".npy" else cv2.imwrite(path, image)
+        result = read_image(path, channels)
+        assert result.dtype == image.dtype and np.array_equal(result, image)
+    assert not said
+    cv2.imwrite(str(tmp_path / "image.png"), SCENE)
+    with pytest.raises(UserError, match="8 bits a channel, too few for max_value 4095"):
+        read_image(str(tmp_path / "image.png"), max_value=4095)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "uint32", "float16", "float32"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_types_of_tiff(path, dtype, channels):
+    """OpenCV takes integers of 32 bits for floats, and signed ones of 16 for unsigned."""
+    low, high = (0, 1000) if dtype.startswith("float") else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    image = RANDOM.randint(low, high, (20, 30, channels)).astype(dtype)
+    image = image[..., 0] if channels == 1 else image
+    data = raw_tiff(image)
+    result = decode(data, channels)
+    assert result.dtype == image.dtype
+    np.testing.assert_array_equal(result, image if channels == 1 else image[..., [2, 1, 0, 3][:channels]])
+    if channels > 1:
+        if dtype == "uint8":
+            np.testing.assert_array_equal(decode(raw_tiff(image, planes=2), channels), result)
+        else:
+            with pytest.raises(ValueError, match="interleave"):  # what OpenCV gives has never been set
+                decode(raw_tiff(image, planes=2), channels)
+
+
+def test_pages_that_are_not_read_are_said(path, said):
+    path.write_bytes(raw_tiff(SCENE, previews=2))
+    np.testing.assert_array_equal(read_image(str(path)), SCENE[..., ::-1])
+    assert not said
+    path.write_bytes(raw_tiff(SCENE, pages=3))
+    np.testing.assert_array_equal(read_image(str(path)), SCENE[..., ::-1])
+    assert said == [f"The image {path} has 3 pages; the first is read"]
