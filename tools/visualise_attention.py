@@ -21,7 +21,7 @@ from paddleseg_psp.data import read_image
 from paddleseg_psp.data.images import find_images
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path
-from paddleseg_psp.visual import color_map, draw_panels, overlay, viewable
+from paddleseg_psp.visual import color_map, draw_panels, overlay, viewable, write_image
 from paddleseg_psp.visual.context import attention_maps, heat, pyramid_maps
 
 
@@ -46,7 +46,7 @@ def _visualise(args):
         tensor = paddle.to_tensor(compose({"img": image.astype("float32"), "gt_fields": []})["img"][np.newaxis])
         rows.append(_panels(network, viewable(image), tensor, args.point, colors))
     with atomic_path(args.save_path) as target:
-        cv2.imwrite(target, draw_panels(rows))
+        write_image(target, draw_panels(rows))
     print(f"The picture is {args.save_path}")
 
 

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _predict(args):
     config = Config(args.config, args.opts)
     options = looking_options(args)
-    images, folder = find_images(args.image_path)
+    images, folder = find_images(args.image_path, args.save_dir)
     set_up(args.device)
     model = trained_model(config, args.model_path)
     predict(
