@@ -24,6 +24,7 @@ _COLORS = {1: "GRAY", 3: "BGR"}
 # What libjpeg says of files that are whole: cameras and web sites write such.
 _HARMLESS = re.compile(r"unknown JFIF revision|Unknown Adobe color|Invalid SOS parameters for sequential|bad ICC marker")
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x(\w\w)")
+_NONE, _DEFLATE = 1, (8, 32946)  # compressions of TIFF
 _PROBE = cv2.imencode(".jpg", np.kron([[255, 0], [0, 0]], np.ones((4, 8))).astype(np.uint8))[1].tobytes()
 
 
@@ -45,11 +46,13 @@ def read_image(path: str, channels: int = 3, max_value: float | None = None) -> 
     is_array = path.lower().endswith(".npy")
     try:
         image = _array(path) if is_array else _decoded(path, channels)
+        if image.ndim not in (2, 3):
+            raise ValueError(f"it has {image.ndim} dimensions; expected rows, columns and channels")
         found = image.shape[2] if image.ndim == 3 else 1
         if found != channels:
             raise UserError(f"the image {path} has {found} channels; expected {channels} (img_channels)")
         return image if is_array and max_value is None else scaled(image, path, max_value)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"the image {path} cannot be read: {_reason(error)}")
 
 
@@ -124,7 +127,12 @@ def decode(data: bytes, channels: int = 3) -> np.ndarray:
         return _decode_jpeg(data, channels)
     _require_whole(data)
     image = _by_opencv(data, channels)
-    return _typed(image, tiff_pages(data)[0]) if _is_tiff(data) else image
+    if not _is_tiff(data):
+        return image
+    tags = tiff_pages(data)[0]
+    if _compression(tags) not in (_NONE, *_DEFLATE):  # OpenCV heeds no error of libtiff
+        _pillow_agrees(data)
+    return _typed(image, tags)
 
 
 def _is_tiff(data):
@@ -143,7 +151,10 @@ def _typed(image, tags):
 
 def _array(path):
     with open(path, "rb") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+        try:
+            return np.lib.format.read_array(file, allow_pickle=False)
+        except Exception as error:  # NumPy has many exceptions for broken headers
+            raise ValueError(f"it is damaged, or no .npy file: {error}")
 
 
 def _decoded(path, channels):
@@ -210,9 +221,10 @@ def _require_whole_png(data):
     view, position, kind = memoryview(data), 8, b""
     while kind != b"IEND":
         size, kind = struct.unpack_from(">I4s", data, position)
-        (checksum,) = struct.unpack_from(">I", data, position + 8 + size)
-        right = checksum == zlib.crc32(view[position + 4 : position + 8 + size])
-        _require(right or kind[0] & 0x20, f"it is damaged: the checksum of {kind.decode('latin1')} is wrong")  # 0x20: no pixels
+        checksum = zlib.crc32(view[position + 4 : position + 8 + size]).to_bytes(4, "big")
+        if checksum != view[position + 8 + size : position + 12 + size]:
+            _require(len(data) >= position + 12 + size, "it is truncated")
+            _require(kind[0] & 0x20, f"it is damaged: the checksum of {kind.decode('latin1')} is wrong")  # else no pixels
         position += 12 + size
 
 
@@ -223,19 +235,20 @@ def _require_whole_bmp(data):
 
 
 def _require_whole_tiff(data):
-    pages = tiff_pages(data)
-    for tags in pages:
-        compression = tags.get(259, (1,))[0]
+    for tags in tiff_pages(data):
+        compression = _compression(tags)
         places = list(zip(tags.get(273, tags.get(324, ())), tags.get(279, tags.get(325, ()))))
-        if compression == 1:  # libtiff corrects the counts of old writers; OpenCV and Pillow notice a lack
+        if compression == _NONE:  # libtiff corrects the counts of old writers; OpenCV and Pillow notice a lack
             continue
         _require(all(start + size <= len(data) for start, size in places), "it is truncated")
-        if compression in (8, 32946):  # libtiff does not look at the checksum of Deflate
+        if compression in _DEFLATE:  # libtiff does not look at the checksum of Deflate
             _require(
                 all(_inflates(data[start : start + size]) for start, size in places if size), "it is damaged: Deflate data"
             )
-    if compression not in (1, 8, 32946):  # OpenCV heeds no error of libtiff
-        _pillow_agrees(data)
+
+
+def _compression(tags):
+    return tags.get(259, (_NONE,))[0]
 
 
 def _inflates(data):
@@ -284,11 +297,12 @@ def tiff_pages(data: bytes) -> list[dict[int, tuple]]:
             if size > struct.calcsize(order + offset):
                 (place,) = struct.unpack_from(order + offset, data, place)
             _require(place + size <= len(data), "it is truncated")
-            if form in ("H", "I", "Q"):
+            if number and form in ("H", "I", "Q"):
                 tags[tag] = struct.unpack_from(f"{order}{number}{form}", data, place)
             position += struct.calcsize(order + "HH" + offset * 2)
         pages.append(tags)
         (position,) = struct.unpack_from(order + offset, data, position)
+    _require(pages, "it is truncated")
     return pages
 
 

@@ -1,5 +1,6 @@
 """Images and labels in files: whole ones give the pixels that OpenCV and Pillow give, damaged ones are refused."""
 
+import contextlib
 import io
 import os
 import struct
@@ -211,6 +212,20 @@ def test_flipped_bits_in_jpegs_are_refused_where_libjpeg_notices(path):
     assert refused >= 15
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_whatever_is_wrong_with_a_file_the_message_names_it(path, name):
+    """Several bytes changed, half of the time in the header: read or refused, and nothing else."""
+    random, data = np.random.RandomState(4), FILES[name]
+    for attempt in range(60):
+        changed = bytearray(data)
+        for position in random.randint(0, len(data) if attempt % 2 else min(len(data), 400), 4):
+            changed[position] = random.randint(256)
+        path.write_bytes(changed)
+        for read in (read_image, lambda path: read_image(path, 1), read_label_values):
+            with contextlib.suppress(UserError):
+                read(str(path))
+
+
 def harmless(data, scan):
     yield "bytes before the end", data[:-2] + b"\x7f" + bytes(2225) + data[-2:]
     yield "bytes before the header", data[:2] + b"\xff\xff" + data[2:20] + b"ab" + data[20:]
@@ -275,9 +290,14 @@ def test_arrays(tmp_path):
     with open(path, "wb") as file:
         np.save(file, SCENE)
     np.testing.assert_array_equal(read_image(str(path)), SCENE)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="image.NPY cannot be read"):
-        read_image(str(path))
+    whole = path.read_bytes()
+    for damaged in (whole[:-1], whole[:50], b"", whole.replace(b"}", b"{"), CHECKED["png"]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="image.NPY cannot be read"):
+            read_image(str(path))
+    np.save(tmp_path / "four.npy", np.zeros((2, 2, 3, 3)))
+    with pytest.raises(UserError, match="it has 4 dimensions"):
+        read_image(str(tmp_path / "four.npy"))
 
 
 def raw_tiff(array, planes=1, pages=1, previews=0):
