@@ -14,14 +14,24 @@ from paddleseg_psp.errors import UserError
 
 @contextlib.contextmanager
 def atomic_path(path: str) -> Iterator[str]:
-    """Gives a temporary path beside `path`; when the block ends well, that file is flushed and takes the place of `path`."""
+    """Gives a temporary path beside `path`; when the block ends well, that file is flushed and takes the place of `path`.
+
+    Raises:
+        OSError: the file could not be written; names `path`.
+    """
     folder, name = os.path.split(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{os.getpid()}.{name}")  # keeps the extension, which writers go by
+    start = f".{os.getpid()}."
+    # keeps the extension, which writers go by; a file system takes 255 bytes
+    temporary = os.path.join(folder, start + os.fsdecode(os.fsencode(name)[len(start) - 255 :]))
     try:
         yield temporary
         _flush(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno and error.filename in (None, temporary):
+            raise OSError(error.errno, error.strerror, path)
+        raise
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)

@@ -39,7 +39,7 @@ def _send(args):
     try:
         url = f"http://127.0.0.1:{port}"
         _wait(service, f"{url}/health")
-        images, folder = find_images(args.image_path)
+        images, folder = find_images(args.image_path, args.save_dir)
         for path, name in zip(track(images, len(images), "[SERVE]"), output_names(images, folder)):
             with open(path, "rb") as file:
                 answer = _post(f"{url}/predict?output=ids", file.read(), path)

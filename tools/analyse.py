@@ -10,7 +10,6 @@ image, label, prediction, and in white where they differ.
 import csv
 import os
 
-import cv2
 import numpy as np
 
 from paddleseg_psp.cli import arguments
@@ -23,7 +22,7 @@ from paddleseg_psp.engine import evaluate
 from paddleseg_psp.engine.metrics import ConfusionMatrix
 from paddleseg_psp.engine.views import OPTIONS
 from paddleseg_psp.files import atomic_path, require_writable
-from paddleseg_psp.visual import color_map, colorize, draw_confusion_matrix, viewable
+from paddleseg_psp.visual import color_map, colorize, draw_confusion_matrix, viewable, write_image
 
 
 def write_table(path, rows):
@@ -68,7 +67,7 @@ def analyse(args):
     colors, samples = color_map(config.palette()), checked(dataset)
     for place, (_, index, pred) in enumerate(worst, 1):
         with atomic_path(os.path.join(folder, "worst", f"{place}.png")) as path:
-            cv2.imwrite(path, picture(*samples.read(index), pred, dataset.ignore_index, colors))
+            write_image(path, picture(*samples.read(index), pred, dataset.ignore_index, colors))
     print(f"Wrong on {1 - matrix.pixel_accuracy():.2%} of the pixels; most of all {_confused(matrix.counts, names)}")
     print(f"Tables and pictures are in {args.save_dir}")
 

@@ -10,7 +10,6 @@ errors.
 import os
 import sys
 
-import cv2
 import numpy as np
 
 from paddleseg_psp.cli import arguments
@@ -19,7 +18,7 @@ from paddleseg_psp.config import Config
 from paddleseg_psp.data.class_weights import inverse_log, median_frequency
 from paddleseg_psp.data.inspection import as_trained, compare, inspect
 from paddleseg_psp.files import atomic_path
-from paddleseg_psp.visual import color_map, draw_comparison
+from paddleseg_psp.visual import color_map, draw_comparison, write_image
 
 
 def table(inspection, names):
@@ -64,7 +63,7 @@ def _say(errors, warnings):
 def _draw(dataset, names, palette, path):
     rows = [(image, [label]) for image, label in as_trained(dataset, min(6, len(dataset.file_list)))]
     with atomic_path(os.path.abspath(path)) as temporary:
-        cv2.imwrite(temporary, draw_comparison(rows, ["label"], names, color_map(palette)))
+        write_image(temporary, draw_comparison(rows, ["label"], names, color_map(palette)))
     print(f"Samples as the network gets them are in {path}")
 
 

@@ -7,7 +7,6 @@ import argparse
 import glob
 import os
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -16,7 +15,7 @@ from paddleseg_psp.data import read_image
 from paddleseg_psp.data.cityscapes import CLASS_NAMES, PALETTE
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path
-from paddleseg_psp.visual import color_map
+from paddleseg_psp.visual import color_map, write_image
 from paddleseg_psp.visual.comparison import draw_comparison
 
 
@@ -36,7 +35,7 @@ def compare(args):
         rows.append((read_image(image), maps))
     picture = draw_comparison(rows, [title for title, _, _ in sources], CLASS_NAMES, color_map(PALETTE))
     with atomic_path(args.save_path) as path:
-        cv2.imwrite(path, picture)
+        write_image(path, picture)
     print(f"{len(rows)} of {len(images)} images are shown in {args.save_path}")
 
 

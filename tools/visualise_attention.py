@@ -24,7 +24,7 @@ from paddleseg_psp.engine.inference import predict_classes
 from paddleseg_psp.engine.views import OPTIONS
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path
-from paddleseg_psp.visual import color_map, draw_panels, overlay, viewable
+from paddleseg_psp.visual import color_map, draw_panels, overlay, viewable, write_image
 from paddleseg_psp.visual.context import attention_maps, heat, pyramid_maps
 
 
@@ -53,7 +53,7 @@ def _visualise(args):
         panels = [("prediction", overlay(viewable(image), classes, colors))]
         rows.append(panels + _panels(network, panels[0][1], viewable(image), tensor, args.point, views))
     with atomic_path(args.save_path) as target:
-        cv2.imwrite(target, draw_panels(rows))
+        write_image(target, draw_panels(rows))
     print(f"The picture is {args.save_path}")
 
 

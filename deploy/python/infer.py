@@ -7,7 +7,7 @@ import os
 
 from paddleseg_psp.cli import bundle
 from paddleseg_psp.cli.run import run
-from paddleseg_psp.data.images import find_images, output_names
+from paddleseg_psp.data.images import find_images, output_names, require_no_overwriting
 from paddleseg_psp.deploy.timing import Stopwatch
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path, require_writable
@@ -32,15 +32,17 @@ def infer(args):
         raise UserError("only --use_trt False is supported")
     if args.batch_size < 1:
         raise UserError("--batch_size must be at least 1")
-    images, folder = find_images(args.image_path)
+    images, folder = find_images(args.image_path, args.save_dir)
     require_writable(args.save_dir)
     predictor, stopwatch = bundle.loaded(args), Stopwatch()
     colors, names = color_map(predictor.palette), output_names(images, folder)
+    targets = [os.path.join(args.save_dir, f"{name}.png") for name in names]
+    require_no_overwriting(targets, images)
     starts = range(0, len(images), args.batch_size)
     for start in track(starts, len(starts), "[INFER]"):
         batch = images[start : start + args.batch_size]
-        for name, classes in zip(names[start:], predictor.predict(batch, stopwatch=stopwatch)):
-            with atomic_path(os.path.join(args.save_dir, f"{name}.png")) as target:
+        for place, classes in zip(targets[start:], predictor.predict(batch, stopwatch=stopwatch)):
+            with atomic_path(place) as target:
                 save_index_png(target, classes, colors)
     print(f"{len(images)} class maps are in {args.save_dir}")
     if args.benchmark:

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _predict(args):
     config = Config(args.config, args.opts)
     options = chosen_views(config, args).options()
-    images, folder = find_images(args.image_path)
+    images, folder = find_images(args.image_path, args.save_dir)
     set_up(args.device)
     model = trained_model(config, args.model_path)
     predict(

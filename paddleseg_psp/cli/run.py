@@ -26,8 +26,15 @@ def run(command: Callable[[argparse.Namespace], object], args: argparse.Namespac
     except Exception as error:
         if args.debug:
             raise
-        message = " ".join(str(error).split())
-        _fail(message if isinstance(error, UserError) else f"{type(error).__name__}: {message} (--debug shows where)", 1)
+        _fail(" ".join(_said(error).split()), 1)
+
+
+def _said(error):
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:  # e.g. a full disk
+        return f"{error.filename}: {error.strerror}"
+    return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
 def _fail(message, code):

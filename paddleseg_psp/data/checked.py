@@ -11,13 +11,10 @@ import paddle
 from paddle.io import Dataset
 from paddleseg.datasets import Dataset as PaddleSegDataset
 from paddleseg.utils import logger
-from PIL import Image
 from tqdm import tqdm
 
+from paddleseg_psp.data.decoding import read_image, read_label_values
 from paddleseg_psp.errors import UserError
-
-Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV; Pillow's own limit refuses the labels of aerial images
-IMREAD_FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}
 
 
 class CheckedSamples(paddle.io.Dataset):
@@ -167,34 +164,3 @@ def _values(label):
     if label.dtype == np.uint16:
         return np.nonzero(np.bincount(label.ravel(), minlength=1))[0]
     return np.unique(label)
-
-
-def read_label_values(path):
-    try:
-        label = np.asarray(Image.open(path))
-    except Exception as error:  # Pillow has many exceptions for broken files
-        raise UserError(f"the label {path} cannot be read: {error}")
-    if label.ndim != 2:
-        raise UserError(f"the label {path} has {label.shape[2]} channels; expected one channel of class indices")
-    return label
-
-
-def read_image(path: str, channels: int = 3, max_value=None) -> np.ndarray:
-    """Returns the image in a file.
-
-    Three channels give [H, W, 3] uint8 (blue, green, red), one gives [H, W] uint8 (grey), and any other number [H, W, C] as it
-    is in the file, a TIFF or .npy.
-
-    Raises:
-        UserError: no such file, one that cannot be decoded, or another number of channels.
-    """
-    try:
-        image = np.load(path, allow_pickle=False) if path.endswith(".npy") else cv2.imread(path, IMREAD_FLAGS.get(channels, -1))
-    except (OSError, ValueError) as error:
-        raise UserError(f"the image {path} cannot be read: {error}")
-    if image is None:
-        raise UserError(f"the image {path} cannot be read: it is missing, truncated or no image")
-    found = image.shape[2] if image.ndim == 3 else 1
-    if found != channels:
-        raise UserError(f"the image {path} has {found} channels; expected {channels} (img_channels)")
-    return image

@@ -82,7 +82,7 @@ def _inspect_sample(dataset, index):
     elif image.min() == image.max():
         warnings.append(f"the image {image_path} has the same value everywhere")
     if not image_path.endswith(".npy"):
-        warnings += _inspect_file(image_path, image)
+        warnings += _inspect_file(image_path, image, getattr(dataset, "max_value", None))
     if label_path.lower().endswith((".jpg", ".jpeg")):
         errors.append(f"the label {label_path} is a JPEG, which changes values: save labels as PNG")
     ignored = int((label == dataset.ignore_index).sum())
@@ -94,13 +94,13 @@ def _inspect_sample(dataset, index):
     return errors, warnings, classes, ignored, hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
 
 
-def _inspect_file(path, image):
+def _inspect_file(path, image, max_value):
     with Image.open(path) as file:
         orientation, mode = file.getexif().get(_ORIENTATION, 1), file.mode
     if orientation != 1:
         yield f"the image {path} is turned by its EXIF orientation ({orientation}): its label must be turned as well"
-    if mode.startswith(("I", "F")) and image.dtype == np.uint8:
-        yield f"the image {path} has more than 8 bits a channel, of which 8 are used"
+    if image.dtype != np.uint8 and max_value is None and image.shape[2:] in ((), (3,)):
+        yield f"the image {path} has more than 8 bits a channel: set max_value to the value that means white (docs/data.md)"
     if mode in ("CMYK", "LA", "RGBA", "PA") and image.ndim == 3 and image.shape[2] == 3:
         yield f"the image {path} is {mode}: it is read as three colours"
 

@@ -28,9 +28,12 @@ class Dataset(PairedDataset):
         img_channels: of the images; 1 reads grey, 3 colour, any other number files with so many channels (TIFF, .npy).
         class_names, palette: a name, and a (red, green, blue) colour, for each class.
         cache: hold everything in memory, decoded.
+        max_value: the value in images that means white where they have more than 8 bits, e.g. 4095 for 12; values are scaled
+            from there to 255.
 
     Raises:
-        UserError: a missing file or folder, a line that does not name two files, names or colours that are not one a class.
+        UserError: a missing file or folder, a line that does not name two files, names or colours that are not one a class, or
+            a max_value that is not above 0.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Dataset(PairedDataset):
         class_names: Sequence[str] | None = None,
         palette: Sequence[Sequence[int]] | None = None,
         cache: bool = False,
+        max_value: float | None = None,
     ) -> None:
         require_mode(mode, ("train", "val", "test"))
         require_folder(dataset_root, "the images")
@@ -57,9 +61,11 @@ class Dataset(PairedDataset):
         for key, values in (("class_names", class_names), ("palette", palette)):
             if values is not None and len(values) != num_classes:
                 raise UserError(f"{key} has {len(values)} entries for {num_classes} classes")
+        if max_value is not None and not 0 < max_value < float("inf"):
+            raise UserError(f"max_value must be above 0, the value in the images that means white, not {max_value!r}")
         self.dataset_root = dataset_root
         self.NUM_CLASSES, self.IGNORE_INDEX, self.IMG_CHANNELS = num_classes, ignore_index, img_channels
-        self.CLASS_NAMES, self.PALETTE = class_names, palette
+        self.CLASS_NAMES, self.PALETTE, self.MAX_VALUE = class_names, palette, max_value
         labelled = mode != "test"
         pairs = [
             self._pair(line, separator, labelled, f"{path}, line {number}") for number, line in enumerate(read_list(path), 1)

@@ -25,6 +25,7 @@ class PairedDataset(CheckedSamples, PaddleSegDataset):
     NUM_CLASSES: int | None = None
     IGNORE_INDEX = 255
     IMG_CHANNELS = 3
+    MAX_VALUE: float | None = None
     PALETTE: Sequence[Sequence[int]] | None = None
 
     def __init__(self, pairs: Sequence[Sequence[str | None]], transforms: list, mode: str, cache: bool = False) -> None:
@@ -34,6 +35,7 @@ class PairedDataset(CheckedSamples, PaddleSegDataset):
         self.cache = cache
         self.num_classes = self.NUM_CLASSES
         self.ignore_index = self.IGNORE_INDEX
+        self.max_value = self.MAX_VALUE
         self.edge = False
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from paddleseg_psp.errors import UserError
 from paddleseg_psp.registry import register
 
 
@@ -31,7 +32,7 @@ class PhotoMetricDistortion:
         self.contrast_range, self.saturation_range = contrast_range, saturation_range
 
     def __call__(self, data: dict) -> dict:
-        image = data["img"] if data["img"].dtype == np.uint8 else np.rint(data["img"]).astype(np.uint8)
+        image = as_bytes(data["img"], self)
         if _by_chance():
             image = _linear(image, 1, np.random.uniform(-self.brightness_delta, self.brightness_delta))
         contrast_comes_second = _by_chance()
@@ -56,6 +57,22 @@ class PhotoMetricDistortion:
         if turn is not None:
             hsv[..., 0] = (hsv[..., 0].astype(int) + turn) % 180
         return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def as_bytes(image: np.ndarray, transform: object) -> np.ndarray:
+    """Returns an image of values from 0 to 255 as uint8, those a little beyond, as cubic interpolation gives them, cut.
+
+    Raises:
+        UserError: values far beyond, which bytes would wrap; names the transform.
+    """
+    if image.dtype == np.uint8:
+        return image
+    if image.min() < -64 or image.max() > 255 + 64:
+        raise UserError(
+            f"{type(transform).__name__} takes images of values from 0 to 255, not {image.min():g} to {image.max():g}: set "
+            "max_value in the data set to the value that means white"
+        )
+    return np.rint(image.clip(0, 255)).astype(np.uint8)
 
 
 def _by_chance():

@@ -14,7 +14,7 @@ import numpy as np
 from paddleseg import transforms as T
 from paddleseg.transforms import functional
 
-from paddleseg_psp.data.reference_transforms import PhotoMetricDistortion, SwapRedAndBlue, holding
+from paddleseg_psp.data.reference_transforms import PhotoMetricDistortion, SwapRedAndBlue, as_bytes, holding
 from paddleseg_psp.registry import register
 
 
@@ -185,7 +185,7 @@ class RandomDistort(T.RandomDistort):
     def __call__(self, data: dict) -> dict:
         image = data["img"]
         if image.dtype != np.uint8 or image.ndim != 3:
-            return super().__call__(data)
+            return super().__call__({**data, "img": as_bytes(image, self)})
         names = ["brightness", "contrast", "saturation", "sharpness", "hue"]
         random.shuffle(names)
         for name in names:
@@ -259,6 +259,9 @@ _TAKE_BYTES = (
     T.ResizeByShort, T.LimitLong, T.RandomHorizontalFlip, T.RandomVerticalFlip, T.RandomDistort, T.RandomBlur,
 )  # fmt: skip
 
+# What of paddleseg makes bytes of floats, and wraps what is above 255.
+_MAKE_BYTES = (T.RandomDistort, T.RandomBlur, T.RandomAffine, T.ScalePadding)
+
 
 class Pipeline(T.Compose):
     """paddleseg's Compose, in less time where training scales, rotates and crops, then flips and colours, then normalizes.
@@ -282,6 +285,9 @@ class Pipeline(T.Compose):
 
     def __call__(self, data: dict) -> dict:
         if not (self.takes_bytes and isinstance(data["img"], np.ndarray) and data["img"].dtype == np.uint8):
+            for transform in self.transforms:
+                if isinstance(transform, _MAKE_BYTES) and isinstance(data["img"], np.ndarray):
+                    as_bytes(data["img"], transform)
             return super().__call__(data)
         data = {"trans_info": [], **data, "img": cv2.cvtColor(data["img"], cv2.COLOR_BGR2RGB)}
         for transform in self.transforms[:-1]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import warnings
 
-import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from paddleseg_psp.data.checked import IMREAD_FLAGS
+from paddleseg_psp.data.decoding import decode, scaled
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 
@@ -26,13 +25,14 @@ class RefusedImage(Exception):
         self.status = status
 
 
-def decode_image(data: bytes, max_pixels: int, channels: int = 3) -> np.ndarray:
+def decode_image(data: bytes, max_pixels: int, channels: int = 3, max_value: float | None = None) -> np.ndarray:
     """Returns the image in a file's bytes as `paddleseg_psp.data.read_image` reads the file: turned as its EXIF data says.
 
     Args:
         data: a file of one of FORMATS.
         max_pixels: images with more are refused before they are decoded.
         channels: 3 for [H, W, 3] (blue, green, red), 1 for [H, W].
+        max_value: the value in the file that means white, see `read_image`.
 
     Raises:
         RefusedImage: not an image (415), too large (413), damaged, or of several frames (422).
@@ -52,12 +52,11 @@ def decode_image(data: bytes, max_pixels: int, channels: int = 3) -> np.ndarray:
             raise RefusedImage(413, f"the image has {width}x{height} pixels; at most {max_pixels} are taken")
         try:
             frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1  # a photo and its previews
-            image.load()  # OpenCV makes up what a truncated file lacks
         except Exception as error:
             raise RefusedImage(422, f"the image is damaged: {error}")
     if frames > 1:
         raise RefusedImage(422, f"the image has {frames} frames; send one")
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), IMREAD_FLAGS[channels])
-    if array is None:
-        raise RefusedImage(422, "the image is damaged, or of a variant that is not read")
-    return array
+    try:
+        return scaled(decode(data, channels), "of a request", max_value)
+    except ValueError as error:
+        raise RefusedImage(422, f"the image cannot be read: {error}")

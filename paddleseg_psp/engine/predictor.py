@@ -14,12 +14,12 @@ from paddleseg.transforms import Compose
 from paddleseg.utils import logger
 
 from paddleseg_psp.data import read_image
-from paddleseg_psp.data.images import output_names
+from paddleseg_psp.data.images import output_names, require_no_overwriting
 from paddleseg_psp.engine.inference import predict_classes
 from paddleseg_psp.engine.views import Views
 from paddleseg_psp.files import atomic_path, require_writable
 from paddleseg_psp.progress import track
-from paddleseg_psp.visual import color_map, draw_legend, overlay, save_classes, save_index_png, viewable
+from paddleseg_psp.visual import color_map, draw_legend, overlay, save_classes, save_index_png, viewable, write_image
 
 
 @paddle.no_grad()
@@ -69,7 +69,11 @@ def predict(
     overlays, indices, ids = (os.path.join(save_dir, name) for name in kinds)
     logger.info("Start to predict...")
     names = output_names(image_list, os.path.dirname(image_list[0]) if image_dir is None else image_dir)
-    for path, name in zip(track(image_list, len(image_list), "[PREDICT]"), names):
+    overlaid = [os.path.join(overlays, _picture(name, path)) for name, path in zip(names, image_list)]
+    require_no_overwriting(
+        [*overlaid, *(os.path.join(folder, f"{name}.png") for folder in (indices, ids) for name in names)], image_list
+    )
+    for path, name, place in zip(track(image_list, len(image_list), "[PREDICT]"), names, overlaid):
         image = read_image(path, img_channels, max_value)
         sample = compose({"img": image.astype("float32"), "gt_fields": []})
         pred = predict_classes(
@@ -79,9 +83,8 @@ def predict(
             views,
         )
         pixels.update(dict(enumerate(np.bincount(pred.ravel()).tolist())))
-        ending = os.path.splitext(path)[1].replace(".npy", ".png")
-        with atomic_path(os.path.join(overlays, name if name.endswith(ending) else name + ending)) as target:
-            cv2.imwrite(target, overlay(viewable(image), pred, colors))
+        with atomic_path(place) as target:
+            write_image(target, overlay(viewable(image), pred, colors))
         with atomic_path(os.path.join(indices, f"{name}.png")) as target:
             save_index_png(target, pred, colors)
         if save_ids:
@@ -90,6 +93,13 @@ def predict(
     with atomic_path(os.path.join(save_dir, "legend.png")) as target:
         draw_legend(_legend(pixels, class_names, colors), target)
     logger.info(f"Predicted images are saved in {overlays} and {indices} .")
+
+
+def _picture(name, path):
+    """Returns the name of an image's overlay, of the image's own format where pictures are written in it."""
+    ending = os.path.splitext(path)[1]
+    ending = ending if cv2.haveImageWriter(f"x{ending}") else ".png"
+    return name if name.endswith(ending) else name + ending
 
 
 def _legend(pixels, class_names, colors):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import paddle
 from paddle import nn
@@ -21,7 +20,7 @@ from paddleseg_psp.engine.training_log import TrainingLog
 from paddleseg_psp.engine.views import OPTIONS, Views
 from paddleseg_psp.engine.weight_average import WeightAverage
 from paddleseg_psp.files import atomic_path
-from paddleseg_psp.visual import color_map, draw_comparison, viewable
+from paddleseg_psp.visual import color_map, draw_comparison, viewable, write_image
 
 _PICTURES = 3
 
@@ -93,5 +92,5 @@ class Validation:
             maps = [sample["label"].astype(np.uint8), pred.astype(np.uint8)]
             pictures.append(draw_comparison([(image, maps)], ["label", "prediction"], names, colors))
             with atomic_path(os.path.join(self._save_dir, "validation", f"iter_{iteration}_{number}.png")) as path:
-                cv2.imwrite(path, pictures[-1])
+                write_image(path, pictures[-1])
         return pictures

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import re
+from collections.abc import Iterator
 from urllib.parse import urlparse
 
 import numpy as np
@@ -13,7 +16,7 @@ from paddle import nn
 from paddleseg.utils import logger
 
 from paddleseg_psp.errors import UserError
-from paddleseg_psp.files import atomic_path
+from paddleseg_psp.files import atomic_path, read_if_there, sha256
 
 # What a pickled dict of arrays needs, and nothing that could do more.
 _HARMLESS = {
@@ -38,15 +41,17 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_weights(path: str) -> dict[str, np.ndarray]:
-    """Returns the dict {name: numpy array} in a `.pdparams` (or `.pdopt`) or `.safetensors` file.
+    """Returns the dict {name: numpy array} in a `.pdparams` (or `.pdopt`) or `.safetensors` file; warns of NaN and infinity.
 
     Raises:
-        UserError: no such file, a truncated or foreign one, or one that would run code.
+        UserError: no such file, a truncated or foreign one, one that would run code, or one whose SHA-256 is not that in a file
+            beside it: SHA256SUMS, the metrics.json of a training, or the record of a conversion.
     """
     if os.path.isdir(path):
         raise UserError(f"{path} is a folder; name the file in it, e.g. {os.path.join(path, 'model.pdparams')}")
     kind = ".safetensors" if path.endswith(".safetensors") else ".pdparams"
     try:
+        _require_checksum(path)
         content = safetensors.numpy.load_file(path) if kind == ".safetensors" else _unpickled(path)
     except FileNotFoundError:
         raise UserError(f"there is no file {path}")
@@ -60,7 +65,42 @@ def read_weights(path: str) -> dict[str, np.ndarray]:
         raise UserError(f"{path} holds a {type(content).__name__}, not a dict of parameters")
     content.pop(_NAME_TABLE, None)
     # paddle pickles a tensor inside a nested structure as (name, array)
-    return {name: value[1] if isinstance(value, tuple) else value for name, value in content.items()}
+    weights = {name: value[1] if isinstance(value, tuple) else value for name, value in content.items()}
+    wrong = [name for name, value in weights.items() if _is_float(value) and not np.isfinite(value).all()]
+    if wrong:
+        logger.warning(f"{path} has values that are not finite (NaN or infinite) in {len(wrong)} parameters: {_few(wrong)}")
+    return weights
+
+
+def _is_float(value):
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
+
+
+def _require_checksum(path):
+    for source, expected in _checksums(path):
+        if sha256(path) != expected:
+            raise UserError(
+                f"it is damaged, or not the file that belongs there: its SHA-256 is not that in {source}. Take another copy or "
+                f"checkpoint; if you put it there yourself, remove {os.path.basename(source)}"
+            )
+
+
+def _checksums(path: str) -> Iterator[tuple[str, str]]:
+    """Yields (file, SHA-256) for each file beside a file of weights that says which checksum that has."""
+    folder, name = os.path.split(path)
+    source = os.path.join(folder, "SHA256SUMS")
+    for line in read_if_there(source).splitlines():
+        match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)", line)
+        if match and match[2] == name:
+            yield source, match[1].lower()
+    for record in ("metrics.json" if name == "model.pdparams" else "", os.path.splitext(name)[0] + ".json"):
+        source = os.path.join(folder, record)
+        try:
+            expected = json.loads(read_if_there(source))["weights_sha256"]
+        except (ValueError, KeyError, TypeError):  # none, or a file of another kind
+            continue
+        if isinstance(expected, str):
+            yield source, expected
 
 
 def _unpickled(path):

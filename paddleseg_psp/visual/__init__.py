@@ -4,6 +4,7 @@ from paddleseg_psp.visual.curves import draw_curves
 from paddleseg_psp.visual.legend import draw_legend
 from paddleseg_psp.visual.masks import color_map, colorize, overlay, save_classes, save_index_png, viewable
 from paddleseg_psp.visual.throughput import draw_throughput
+from paddleseg_psp.visual.writing import write_image
 
 __all__ = [
     "color_map",
@@ -18,4 +19,5 @@ __all__ = [
     "save_classes",
     "save_index_png",
     "viewable",
+    "write_image",
 ]

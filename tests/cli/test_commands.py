@@ -5,6 +5,7 @@ import fcntl
 import os
 import pty
 import re
+import resource
 import shlex
 import shutil
 import struct
@@ -217,9 +218,7 @@ def test_bad_data_names_the_file(fails, spoilt, workers):
     assert "is 64x24 but its image" in fails("train", "--config", config, "--num_workers", workers)
     for image in images:
         image.write_bytes(image.read_bytes()[:100])
-    assert "cannot be read: it is missing, truncated or no image" in fails(
-        "train", "--config", config, "--num_workers", workers
-    )
+    assert "cannot be read: it is truncated" in fails("train", "--config", config, "--num_workers", workers)
     os.remove(labels[0])
     assert "1 of 6 images have no label" in fails("train", "--config", config)
 
@@ -280,6 +279,19 @@ def test_damaged_image(fails, trained, tmp_path):
     assert "image.png cannot be read" in line
 
 
+def test_a_disk_that_takes_no_more(trained, tiny_data, tmp_path):
+    """A process that may write files of 500 bytes stands for a full disk, where OpenCV says no more than False."""
+    config, weights, _ = trained
+    command = ["predict.py", "--config", config, "--model_path", weights, "--device", "cpu", "--save_dir", tmp_path / "out"]
+    process = run_python(
+        [*command, "--image_path", tiny_data / "leftImg8bit" / "val"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
+    )
+    last = process.stderr.strip().splitlines()[-1]
+    assert process.returncode == 1 and re.fullmatch(r"Error: .*/out/added_prediction/\S+\.png: File too large", last)
+    assert not [name for _, _, names in os.walk(tmp_path / "out") for name in names]
+
+
 @pytest.mark.parametrize("flags", [["--is_slide"], ["--is_slide", "--crop_size", "8", "8", "--stride", "9", "8"]])
 def test_incomplete_windows(fails, trained, flags):
     config, weights, _ = trained
@@ -329,6 +341,33 @@ def test_infer_script(trained, tiny_data, tmp_path):
             same = cv2.imread(str(actual), cv2.IMREAD_UNCHANGED) == cv2.imread(str(expected), cv2.IMREAD_UNCHANGED)
             assert same.mean() >= 0.9999
     assert len(log.read_text().splitlines()) == 2 * 7
+
+
+def test_images_of_all_shapes_and_names(trained, tmp_path):
+    """predict.py and infer.py, whose results must be the same: names of 250 bytes and not of UTF-8, strips, links, arrays."""
+    config, weights, _ = trained
+    random, folder = np.random.RandomState(0), os.fsencode(tmp_path / "in")
+    files = {b"wide.png": (20, 20000), b"high.PNG": (3000, 3), b"pixel.bmp": (1, 1), b"caf\xe9.png": (48, 64)}
+    files.update({b"x" * 246 + b".png": (48, 64), b"link/arrays.tif": (48, 64)})
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    for name, (height, width) in files.items():
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(cv2.imencode(os.fsdecode(name[-4:]), random.randint(0, 256, (height, width, 3), dtype=np.uint8))[1])
+    images = ["--image_path", str(tmp_path / "in")]
+    predict.main(["--config", config, "--model_path", weights, "--device", "cpu", *images, "--save_dir", str(tmp_path / "out")])
+    export.main(["--config", config, "--model_path", weights, "--save_dir", str(tmp_path / "bundle")])
+    bundle, maps = tmp_path / "bundle" / "deploy.yaml", tmp_path / "in" / "maps"
+    for _ in range(2):  # the second time, results are among the images
+        process = run_python(["deploy/python/infer.py", "--config", bundle, *images, "--save_dir", maps])
+        assert process.returncode == 0 and f"{len(files)} class maps are in" in process.stdout, process.stderr
+    for name, size in files.items():
+        stem = os.path.splitext(name)[0] + b".png"
+        with open(os.path.join(os.fsencode(tmp_path / "out" / "pseudo_color_prediction"), stem), "rb") as file:
+            expected = np.asarray(Image.open(file))
+        with open(os.path.join(os.fsencode(maps), stem), "rb") as file:
+            assert expected.shape == size and np.mean(np.asarray(Image.open(file)) == expected) > 0.999
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ def test_a_separator_of_ones_own(make):
         (["a.png b.png"], {"train_path": "gone.txt"}, "the list gone.txt cannot be read"),
         (["a.png b.png"], {"class_names": ["x"]}, "class_names has 1 entries for 3 classes"),
         (["a.png b.png"], {"palette": [[0, 0, 0]] * 4}, "palette has 4 entries for 3 classes"),
+        (["a.png b.png"], {"max_value": 0}, "max_value must be above 0, .* not 0"),
     ],
 )
 def test_lists_that_are_wrong(make, lines, options, words):

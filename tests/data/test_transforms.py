@@ -5,7 +5,9 @@ import numpy as np
 import paddleseg.transforms as T
 import pytest
 
+from paddleseg_psp.data.reference_transforms import PhotoMetricDistortion
 from paddleseg_psp.data.transforms import Pipeline, RandomDistort, RandomGaussianBlur, RandomPaddingCrop, RandomRotate
+from paddleseg_psp.errors import UserError
 
 COLOUR = [
     T.RandomHorizontalFlip(),
@@ -226,3 +228,23 @@ def test_rotations_that_make_no_sense(options):
 def test_blurs_that_make_no_sense(options):
     with pytest.raises(ValueError):
         RandomGaussianBlur(**options)
+
+
+@pytest.mark.parametrize(
+    "transform", [PhotoMetricDistortion(), RandomDistort(), T.RandomDistort(), T.RandomBlur(1), T.RandomAffine()]
+)
+def test_values_that_bytes_would_wrap_are_refused(transform):
+    """A pixel of 300 must not become one of 44."""
+    image, label = sample()
+    pipeline = Pipeline([transform, T.Normalize()])
+    pipeline({"img": image.astype("float32"), "label": label, "gt_fields": ["label"]})
+    for wrong in (image * np.float32(16), image - np.float32(200)):
+        with pytest.raises(UserError, match=f"{type(transform).__name__} takes .* max_value"):
+            pipeline({"img": wrong, "label": label, "gt_fields": ["label"]})
+
+
+@pytest.mark.parametrize("transform", [PhotoMetricDistortion(0, (1, 1), (1, 1), 1), RandomDistort(0, 1, 0, 1, 0, 1, 0, 1)])
+def test_values_a_little_beyond_bytes_are_cut(transform):
+    """As cubic interpolation leaves them at edges."""
+    result = transform({"img": np.float32([[[-20, -20, -20], [270, 270, 270], [255, 255, 255]]])})["img"]
+    np.testing.assert_array_equal(result.ravel(), [0] * 3 + [255] * 6)

@@ -47,6 +47,17 @@ READ = {
 }
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_max_value(tmp_path, channels):
+    path = tmp_path / "image"
+    path.write_bytes(READ["16 bits"])
+    image = decode_image(READ["16 bits"], 80 * 60, channels, 65535)
+    np.testing.assert_array_equal(image, read_image(str(path), channels, 65535))
+    np.testing.assert_array_equal(image if channels == 1 else image[..., 0], SCENE[..., 0])
+    with pytest.raises(RefusedImage, match="above max_value 4095"):
+        decode_image(READ["16 bits"], 80 * 60, channels, 4095)
+
+
 @pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_as_the_file_is_read(tmp_path, name, channels):
@@ -79,6 +90,7 @@ REFUSED = {
     "text": (415, b"hello, is this an image?" * 10),
     "gif": (415, frames("GIF")),
     "half a jpeg": (422, READ["jpeg"][: len(READ["jpeg"]) // 2]),
+    "a jpeg without its end": (422, READ["jpeg"][:-2]),
     "half a png": (422, READ["png"][: len(READ["png"]) // 2]),
     "no pixels": (422, png_of(80, 60)),
     "changed png": (422, READ["png"][:60] + b"\0" * 40 + READ["png"][100:]),

@@ -1,5 +1,7 @@
+import json
 import os
 import pickle
+import subprocess
 
 import numpy as np
 import paddle
@@ -7,7 +9,7 @@ import pytest
 from paddle import nn
 
 from paddleseg_psp.errors import UserError
-from paddleseg_psp.models.weights import load_weights, read_weights
+from paddleseg_psp.models.weights import load_weights, read_weights, write_weights
 
 
 @pytest.fixture
@@ -95,3 +97,79 @@ def test_download_that_fails_says_what_to_do(monkeypatch):
     monkeypatch.setattr("paddleseg.utils.utils.download_pretrained_model", fail)
     with pytest.raises(UserError, match=r"could not be downloaded.*--opts model.backbone.pretrained=null"):
         load_weights(nn.Linear(1, 1), "https://example.org/weights.tar.gz")
+
+
+def flip_a_bit(path):
+    """In the middle of the numbers."""
+    with open(path, "r+b") as file:
+        file.seek(os.path.getsize(path) // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 0x40]))
+
+
+def digest(path):
+    return subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True).stdout.split()[0]
+
+
+def note_sums(path, options=()):
+    folder, name = os.path.split(path)
+    sums = subprocess.run(["sha256sum", *options, name], cwd=folder, capture_output=True, text=True, check=True).stdout
+    with open(os.path.join(folder, "SHA256SUMS"), "w") as file:
+        file.write(f"{'0' * 64}  other.pdparams\n{sums}")
+    return "SHA256SUMS"
+
+
+def note_metrics(path):
+    with open(os.path.join(os.path.dirname(path), "metrics.json"), "w") as file:
+        json.dump({"weights_sha256": digest(path), "mIoU": 0.5}, file)
+    return "metrics.json"
+
+
+def note_conversion(path):
+    with open(os.path.splitext(path)[0] + ".json", "w") as file:
+        json.dump({"weights_sha256": digest(path)}, file)
+    return "model.json"
+
+
+@pytest.mark.parametrize("note", [note_sums, lambda path: note_sums(path, ["--binary"]), note_metrics, note_conversion])
+@pytest.mark.parametrize("ending", [".pdparams", ".safetensors"])
+def test_weights_that_are_not_those_of_the_checksum_beside_them_are_refused(saved, note, ending):
+    layer, path = saved
+    if ending == ".safetensors" and note is not note_metrics:  # a training writes model.pdparams
+        path = path.replace(".pdparams", ending)
+        write_weights(path, {name: value.numpy() for name, value in layer.state_dict().items()})
+    beside = note(path)
+    read_weights(path)
+    load_weights(layer, path, strict=True)
+    flip_a_bit(path)
+    for read in (read_weights, lambda path: load_weights(layer, path)):
+        with pytest.raises(UserError, match=f"{path} was not loaded: it is damaged.* SHA-256 is not that in .*{beside}"):
+            read(path)
+    write_weights(path, {name: value.numpy() + 1 for name, value in layer.state_dict().items()})
+    with pytest.raises(UserError, match="or not the file that belongs there"):
+        read_weights(path)
+    os.unlink(os.path.join(os.path.dirname(path), beside))
+    read_weights(path)  # nothing says that it is another
+
+
+@pytest.mark.parametrize("name", ["SHA256SUMS", "metrics.json", "model.json"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe\0", b"[1]", b'{"weights_sha256": 5}', b'{"weights_sha256": ', b"abc  model.pdparams\n"]
+)
+def test_files_beside_weights_that_say_nothing_of_them(saved, name, content):
+    _, path = saved
+    with open(os.path.join(os.path.dirname(path), name), "wb") as file:
+        file.write(content)
+    read_weights(path)
+
+
+def test_weights_that_are_not_finite_are_told(saved, capsys):
+    layer, path = saved
+    weights = read_weights(path)
+    assert "finite" not in capsys.readouterr().out
+    weights["0.weight"][1, 2], weights["2.bias"][0] = np.nan, np.inf
+    write_weights(path, weights)
+    load_weights(layer, path)
+    said = [line for line in capsys.readouterr().out.splitlines() if "not finite" in line]
+    assert len(said) == 1 and path in said[0] and said[0].endswith("in 2 parameters: 0.weight, 2.bias")

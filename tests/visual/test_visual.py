@@ -1,9 +1,23 @@
+import errno
+import os
+
 import cv2
 import numpy as np
+import pytest
 from helpers import run_python
 from PIL import Image
 
-from paddleseg_psp.visual import color_map, colorize, draw_curves, draw_legend, overlay, save_classes, save_index_png
+from paddleseg_psp.errors import UserError
+from paddleseg_psp.visual import (
+    color_map,
+    colorize,
+    draw_curves,
+    draw_legend,
+    overlay,
+    save_classes,
+    save_index_png,
+    write_image,
+)
 from paddleseg_psp.visual.comparison import draw_comparison
 
 PALETTE = [(200, 10, 20), (30, 40, 250)]
@@ -97,3 +111,28 @@ def test_curves(tmp_path):
     assert rows[1] < rows[0] - 100
     runs["low"][5]["loss"] = None  # not finite
     draw_curves({"": runs["low"]}, str(path))
+
+
+@pytest.mark.parametrize("name", [b"a.png", b"caf\xe9.PNG", b"x" * 251 + b".bmp", b"a.tif", b"a.jpg", b"a.webp"])
+def test_pictures_of_any_name(tmp_path, name):
+    path = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
+    picture = np.tile(np.arange(0, 240, 6, dtype=np.uint8)[:, np.newaxis, np.newaxis], (1, 30, 3))
+    write_image(path, picture)
+    with open(path, "rb") as file:
+        read = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert np.abs(read.astype(int) - picture).max() <= (6 if name.endswith((b"jpg", b"webp")) else 0)
+
+
+def test_a_full_disk_is_said(tmp_path):
+    os.symlink("/dev/full", tmp_path / "a.png")
+    with pytest.raises(OSError) as caught:
+        write_image(str(tmp_path / "a.png"), np.zeros((9, 9, 3), np.uint8))
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_pictures_that_no_file_takes(tmp_path):
+    with pytest.raises(UserError, match="a.docx: pictures are written to .png"):
+        write_image(str(tmp_path / "a.docx"), np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(UserError, match="20000x9 pixels does not fit into a .webp file"):
+        write_image(str(tmp_path / "a.webp"), np.zeros((9, 20000, 3), np.uint8))
+    assert not os.listdir(tmp_path)
