@@ -124,15 +124,18 @@ class Config:
         for key in _MAPPINGS:
             if not isinstance(self.data.get(key, {}), dict):
                 raise UserError(f"{self._where(key)}: expected a mapping, found {self.data[key]!r}")
-        lists = [(self.data, "plugins", self._where("plugins"))]
+        _require_list(self.data, "plugins", self._where(""))
         for key in ("train_dataset", "val_dataset"):
-            dataset = self.data.get(key, {})
+            dataset, where = self.data.get(key, {}), self._where(key)
             if dataset.get("transforms", ()) is None:
                 dataset["transforms"] = []
-            lists.append((dataset, "transforms", self._where(f"{key}.transforms")))
-        for mapping, key, where in lists:
-            if not isinstance(mapping.get(key, []), list):
-                raise UserError(f"{where}: expected a list, found {mapping[key]!r}")
+            _require_list(dataset, "transforms", f"{where}.")
+            names = dataset.get("class_names")
+            if isinstance(names, list):
+                if no_names := [name for name in names if name is None or isinstance(name, bool)]:
+                    found = f"found {no_names[0]!r}, as YAML reads yes, no, on, off and null: put it in quotes"
+                    raise UserError(f"{where}.class_names: expected names, {found}")
+                dataset["class_names"] = list(map(str, names))
 
     def _check_numbers(self):
         """Raises UserError for what is no number, or one that no training takes, where one belongs."""
@@ -150,10 +153,8 @@ class Config:
             for key in _OPTIMIZER_NUMBERS:
                 if isinstance(part, dict) and part.get(key) is not None:
                     require_number(part[key], self._where(f"optimizer.{prefix}{key}"), least=0)
-        weights = self.data["loss"].get("coef", [])
-        if not isinstance(weights, list):
-            raise UserError(f"{self._where('loss.coef')}: expected a list of weights, found {weights!r}")
-        for index, weight in enumerate(weights):
+        _require_list(self.data["loss"], "coef", self._where("loss."))
+        for index, weight in enumerate(self.data["loss"].get("coef", [])):
             require_number(weight, self._where(f"loss.coef.{index}"))
 
     def __str__(self) -> str:
@@ -325,6 +326,11 @@ class Config:
             logger.log_level = level
         _tell_groups(spec.get("custom_cfg") or (), names)
         return optimizer
+
+
+def _require_list(mapping, key, where):
+    if not isinstance(mapping.get(key, []), list):
+        raise UserError(f"{where}{key}: expected a list, found {mapping[key]!r}")
 
 
 def _tell_groups(groups, names):

@@ -15,6 +15,7 @@ from paddleseg_psp import registry
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.yaml_files import require_number
 
+_LOOKED_AT = 10**6  # iterations of a schedule, within a second
 _NO_NUMBERS = ("type", "mode", "anneal_strategy", "scale_mode", "cycle", "three_phase", "verbose")
 _FUNCTION = "takes a function, which no configuration holds; PiecewiseDecay takes the rates and the iterations between them"
 _REFUSED = {
@@ -32,7 +33,7 @@ class CosineAnnealingWarmRestarts(lr.CosineAnnealingWarmRestarts):
         self.keys = ["last_epoch", "last_lr", "T_cur", "T_i"]
 
 
-_TYPES = {
+_TYPES: dict[str, type[LRScheduler]] = {
     name: value
     for name, value in vars(lr).items()
     if inspect.isclass(value) and issubclass(value, LRScheduler) and value is not LRScheduler and name not in _REFUSED
@@ -50,7 +51,7 @@ def require_numbers(spec: dict, where: str) -> None:
 
 def require_learning_rate(spec: dict, where: str) -> None:
     """Raises UserError for a schedule whose rate has another name than learning_rate."""
-    if spec.get("type") in _TYPES:
+    if str(spec.get("type")) in _TYPES:
         registry.check_arguments(_TYPES[spec["type"]], ["learning_rate"], where)
 
 
@@ -68,12 +69,12 @@ def build_schedule(spec: dict, iters: int, where: str, trial: bool = False) -> L
     """
     spec = {key: value for key, value in spec.items() if value is not None}
     name, warmup, start = spec.pop("type", None), spec.pop("warmup_iters", 0), spec.pop("warmup_start_lr", 0.0)
+    if not isinstance(name, str) or name not in (*_TYPES, *_REFUSED):
+        raise UserError(f"{where}.type: there is no schedule {name!r}{registry.suggestion(name, _TYPES)}")
     if name in _REFUSED:
         raise UserError(f"{where}.type: {name} {_REFUSED[name]}")
-    if name not in _TYPES:
-        raise UserError(f"{where}.type: there is no schedule {name!r}{registry.suggestion(name, _TYPES)}")
     if 0 < iters <= warmup:
-        message = f"{where}.warmup_iters: {warmup}, but the training has {iters} iterations, so that its rate is never reached"
+        message = f"{where}.warmup_iters: {warmup}, but the training ends after {iters} iterations: make it shorter"
         if not trial:
             raise UserError(message)
         logger.warning(message)
@@ -82,6 +83,8 @@ def build_schedule(spec: dict, iters: int, where: str, trial: bool = False) -> L
     registry.check_arguments(_TYPES[name], spec, where)
     try:
         schedule = _TYPES[name](**spec)
+        if warmup and start >= schedule.last_lr:
+            raise ValueError(f"it begins at {schedule.last_lr}, not above warmup_start_lr, {start}: leave warmup_iters out")
         if warmup:
             schedule = lr.LinearWarmup(schedule, warmup, start, schedule.last_lr)
     except Exception as error:
@@ -94,7 +97,7 @@ def _go_through(schedule, iters, where):
     """Raises UserError if a schedule fails at some iteration, or has no rate there; a training would find out late."""
     trial = copy.deepcopy(schedule)
     with contextlib.redirect_stdout(None):  # verbose
-        for iteration in range(1, iters + 1):
+        for iteration in range(1, min(iters, _LOOKED_AT) + 1):
             rate = trial.last_lr
             if not 0 <= rate < math.inf:
                 raise UserError(f"{where} gives the learning rate {rate} at iteration {iteration}")

@@ -88,7 +88,7 @@ def _load(source: str | IO[bytes], name: str) -> object:
 def _unshared(value):
     if isinstance(value, dict):
         return {key: _unshared(item) for key, item in value.items()}
-    return [_unshared(item) for item in value] if isinstance(value, list) else value
+    return [_unshared(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def read_yaml(path: str, seen: tuple[str, ...] = ()) -> dict:
@@ -161,7 +161,7 @@ def _parse_value(text, where):
         keys = [ast.unparse(key) for key in getattr(node, "keys", ())]
         for double in {key for key in keys if keys.count(key) > 1}:
             raise UserError(f"{where}: the key {double} is given twice: leave one")
-    return value
+    return _unshared(value)  # lists for tuples
 
 
 def apply_overrides(data: dict, overrides: Sequence[str] | None) -> None:

@@ -51,6 +51,11 @@ def split(args):
         chosen = np.nonzero(parts == part)[0]
         write_lines(os.path.join(args.dataset_root, f"{name}.txt"), [lines[index] for index in chosen])
         logger.info(f"{name}.txt: {len(chosen)} images; images of each class: {presence[chosen].sum(0).tolist()}")
+    if absent := np.nonzero(~presence.any(0))[0].tolist():
+        logger.warning(
+            f"{len(absent)} of {args.num_classes} classes occur in no label: {', '.join(map(str, absent))} (pixels of "
+            f"{args.ignore_index} are ignored; of masks of 0 and 255 the second class must be 1)"
+        )
     for kind, left_over in (
         ("images without a label", images.keys() - labels.keys()),
         ("labels without an image", labels.keys() - images.keys()),
