@@ -52,5 +52,8 @@ def test_lists(tmp_path, capfd):
     assert all(image.endswith(".jpg") and label.endswith("_mask.png") for image, label in dataset.file_list)
     run_tool(script, [*command, "--seed", "1"], capfd)
     assert (tmp_path / "train.txt").read_text(encoding="utf-8").splitlines() != lists[0]
+    assert "occur in no label" not in process.stdout
+    process = run_tool(script, [*command, "--num_classes", "4"], capfd)
+    assert process.returncode == 0 and "2 of 4 classes occur in no label: 2, 3" in process.stdout
     process = run_tool(script, [*command[:-2], "", "_gone"], capfd)
     assert process.returncode == 1 and "--postfix" in process.stderr.strip().splitlines()[-1]
