@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-import yaml
 from paddle import nn
 from paddle.io import Dataset
 from paddle.optimizer import Optimizer
@@ -20,7 +19,7 @@ from paddleseg_psp.data.class_weights import CLASS_WEIGHTS, count_classes
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.models.layers import freeze_batch_norm
 from paddleseg_psp.shipped import shipped
-from paddleseg_psp.yaml_files import LENGTH, apply_overrides, read_yaml, require_number
+from paddleseg_psp.yaml_files import LENGTH, apply_overrides, dump, read_yaml, require_number
 
 _REQUIRED = ("batch_size", "train_dataset", "optimizer", "lr_scheduler", "loss", "model")
 KEYS = {
@@ -158,7 +157,7 @@ class Config:
             require_number(weight, self._where(f"loss.coef.{index}"))
 
     def __str__(self) -> str:
-        return yaml.safe_dump(self.data, sort_keys=False)
+        return dump(self.data)
 
     def _where(self, key):
         return f"{self.path}: {key}"

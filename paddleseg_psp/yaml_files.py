@@ -38,6 +38,10 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that _Loader, or YAML 1.1, would take for numbers."""
+
+
 def _tell_double(loader, key, earlier, same):
     """Raises UserError for a key that has another value already; a warning does where it is the same, as PaddleSeg has some."""
     file = loader.stream is not None
@@ -57,16 +61,13 @@ _Loader.yaml_implicit_resolvers = {
     first: [item for item in items if item[0] not in (f"{_TAG}int", f"{_TAG}float", f"{_TAG}timestamp")]
     for first, items in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    f"{_TAG}int", re.compile(r"[-+]?(0b[01][01_]*|0x[0-9a-fA-F][0-9a-fA-F_]*|[0-9][0-9_]*)$"), list("-+0123456789")
+_INT = re.compile(r"[-+]?(0b[01][01_]*|0x[0-9a-fA-F][0-9a-fA-F_]*|[0-9][0-9_]*)$")
+_FLOAT = re.compile(
+    r"[-+]?(([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"
 )
-_Loader.add_implicit_resolver(
-    f"{_TAG}float",
-    re.compile(
-        r"[-+]?(([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"
-    ),
-    list("-+.0123456789"),
-)
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(f"{_TAG}int", _INT, list("-+0123456789"))
+    _kind.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
 _Loader.add_constructor(f"{_TAG}int", _whole_number)
 
 
@@ -83,6 +84,11 @@ def _load(source: str | IO[bytes], name: str) -> object:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         advice = "; save it as UTF-8" if isinstance(error, yaml.reader.ReaderError) else ""
         raise UserError(f"{name} is no valid YAML: {' '.join(str(error).split())}{advice}")
+
+
+def dump(data: dict) -> str:
+    """Returns a configuration as YAML that `read_yaml` and other readers understand alike."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False)
 
 
 def _unshared(value):

@@ -51,6 +51,15 @@ def test_numbers_are_what_they_look_like(tmp_path, text, value):
     assert read_yaml(str(tmp_path / "file.yml")) == data == {"a": value}
 
 
+def test_what_a_configuration_prints_is_read_alike(write_config, tmp_path):
+    """By this package, and by YAML 1.1."""
+    numbers = {"learning_rate": 1e-5, "power": 0.5, "end_lr": 0, "warmup_start_lr": 1e-30}
+    config = Config(write_config(lr_scheduler={"type": "PolynomialDecay", **numbers}))
+    config.data["val_dataset"]["class_names"] = ["010", "08", "1e5", "1:30", "2024-01-02", "yes", "-.5", "null", "sky", "1_0"]
+    (tmp_path / "again.yml").write_text(str(config))
+    assert read_yaml(str(tmp_path / "again.yml")) == yaml.safe_load(str(config)) == config.data
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
 def test_files_of_other_editors(tmp_path, encoding):
     mark = "\ufeff" if encoding == "utf-16-be" else ""
