@@ -146,8 +146,9 @@ class Config:
             require_number(self.data[key], self._where(key), least=1, whole=True)
         schedules.require_numbers(self.data["lr_scheduler"], self._where("lr_scheduler"))
         optimizer = self.data["optimizer"]
-        groups = optimizer.get("custom_cfg")
-        parts = {f"custom_cfg.{index}.": group for index, group in enumerate(groups if isinstance(groups, list) else ())}
+        if optimizer.get("custom_cfg") is not None:
+            _require_list(optimizer, "custom_cfg", self._where("optimizer."))
+        parts = {f"custom_cfg.{index}.": group for index, group in enumerate(optimizer.get("custom_cfg") or ())}
         for prefix, part in {"": optimizer, "grad_clip_cfg.": optimizer.get("grad_clip_cfg"), **parts}.items():
             for key in _OPTIMIZER_NUMBERS:
                 if isinstance(part, dict) and part.get(key) is not None:

@@ -207,6 +207,7 @@ def test_an_empty_key_is_not_there(write_config, key):
             "optimizer.grad_clip_cfg.clip_norm: expected",
         ),
         ("optimizer.custom_cfg=[{name: head, lr_mult: '2'}]", "custom_cfg.0.lr_mult: .* found '2'; write it without quotes"),
+        ("optimizer.custom_cfg=5", "optimizer.custom_cfg: expected a list, found 5"),
         ("lr_scheduler.learning_rate='0.01'", "lr_scheduler.learning_rate: .* found '0.01'; write it without quotes"),
         ("lr_scheduler.learning_rate=-0.01", "lr_scheduler.learning_rate: expected a number of at least 0, found -0.01"),
         ("lr_scheduler.learning_rate=1e999", "lr_scheduler.learning_rate: expected a number of at least 0, found inf"),
