@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import ast
 import copy
-import inspect
 import os
-import re
 from collections.abc import Sequence
 
-import yaml
 from paddle import nn
 from paddle.io import Dataset
 from paddle.optimizer import Optimizer
-from paddle.optimizer import lr as schedulers
 from paddle.optimizer.lr import LRScheduler
 from paddleseg.utils import logger
 
 import paddleseg_psp.data  # these three register their components
 import paddleseg_psp.losses
 import paddleseg_psp.models  # noqa: F401
-from paddleseg_psp import registry
+from paddleseg_psp import registry, schedules
 from paddleseg_psp.data.agreement import require_agreement, require_classes
 from paddleseg_psp.data.class_weights import CLASS_WEIGHTS, count_classes
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.losses.requirements import check_loss
 from paddleseg_psp.models.layers import freeze_batch_norm
 from paddleseg_psp.shipped import shipped
+from paddleseg_psp.yaml_files import LENGTH, apply_overrides, dump, read_yaml, require_number
 
 _REQUIRED = ("batch_size", "train_dataset", "optimizer", "lr_scheduler", "loss", "model")
-_LENGTH = ("iters", "epochs")  # one of them
 KEYS = {
     "batch_size": "images that a card takes at once",
     "iters": "iterations in all",
@@ -47,16 +42,9 @@ KEYS = {
     "freeze_batch_norm": "`backbone` or `all`: normalizations that keep their statistics and parameters",
     "plugins": "Python files, relative to the configuration, that register components",
 }
+_MAPPINGS = ("train_dataset", "val_dataset", "test_config", "optimizer", "lr_scheduler", "loss", "model")
 _GROUP = ("name", "lr_mult", "weight_decay_mult")  # of parameters with a learning rate or weight decay of their own
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-5 as a number, which YAML 1.1 takes for a string."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+_OPTIMIZER_NUMBERS = ("weight_decay", "momentum", "beta1", "beta2", "epsilon", "rho", "clip_norm", *_GROUP[1:])
 
 
 def resolve_path(path: str) -> str:
@@ -84,98 +72,6 @@ def resolve_path(path: str) -> str:
         if path.replace("\\", "/") == name or path == name.replace(os.sep, ""):
             return candidate
     raise UserError(f"--config: there is no file {path}{registry.suggestion(path, known) if known else ''}")
-
-
-def read_yaml(path: str, seen: tuple[str, ...] = ()) -> dict:
-    """Returns the mapping in a YAML file, merged over those its `_base_` names, relative to the file or below configs/.
-
-    `_inherited_: false` in a mapping drops what it would inherit, as in PaddleSeg.
-
-    Raises:
-        UserError: no such file, invalid YAML, no mapping, or files that inherit from each other in a circle.
-    """
-    if path in seen:
-        raise UserError(f"{path}: _base_ leads back to this file ({' -> '.join(seen)})")
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, _Loader)
-    except OSError as error:
-        raise UserError(f"{path}{f' (named in {seen[-1]})' if seen else ''} cannot be read: {error.strerror}")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}")
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a mapping of keys to values at the top")
-    bases = content.pop("_base_", [])
-    if "plugins" in content:
-        content["plugins"] = [
-            os.path.abspath(os.path.join(os.path.dirname(path), plugin)) for plugin in _plugin_list(content, path)
-        ]
-    for base in [bases] if isinstance(bases, str) else bases:
-        inherited = read_yaml(_base_path(path, base), (*seen, path))
-        if any(key in content for key in _LENGTH):  # one of them replaces the other
-            inherited = {key: value for key, value in inherited.items() if key not in _LENGTH}
-        content = _merge(content, inherited)
-    return content
-
-
-def _base_path(path, base):
-    """Returns the file that a configuration inherits from: beside it or, below configs/, one that comes with the package."""
-    beside = os.path.join(os.path.dirname(path), base)
-    below, _, rest = base.partition("/")
-    own = os.path.join(shipped("configs"), rest)
-    return own if below == "configs" and not os.path.isfile(beside) and os.path.isfile(own) else beside
-
-
-def _plugin_list(content, path):
-    plugins = content["plugins"]
-    if not isinstance(plugins, list) or not all(isinstance(plugin, str) for plugin in plugins):
-        raise UserError(f"{path}: plugins: expected a list of Python files, found {plugins!r}")
-    return plugins
-
-
-def _merge(new, base):
-    if not new.get("_inherited_", True):
-        return {key: value for key, value in new.items() if key != "_inherited_"}
-    merged = dict(base)
-    for key, value in new.items():
-        nested = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merge(value, base[key]) if nested else value
-    return merged
-
-
-def _parse_value(text):
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return yaml.load(text, _Loader)
-
-
-def apply_overrides(data: dict, overrides: Sequence[str] | None) -> None:
-    """Sets `key.subkey=value` items in nested data; a number steps into a list.
-
-    Raises:
-        UserError: no '=', or a key whose parent is not there.
-    """
-    for item in overrides or ():
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise UserError(f"--opts takes KEY=VALUE items such as batch_size=1, not {item!r}")
-        *parents, last = key.split(".")
-        target = data
-        for depth, name in enumerate([*parents, last]):
-            where = ".".join(key.split(".")[:depth])
-            if isinstance(target, list):
-                if not name.isdigit() or int(name) >= len(target):
-                    raise UserError(f"--opts {key}: {where} is a list of {len(target)}: give an index into it, not {name!r}")
-                name = int(name)
-            elif not isinstance(target, dict):
-                raise UserError(f"--opts {key}: {where} is a single value and has no keys")
-            elif depth < len(parents) and name not in target:
-                raise UserError(f"--opts {key}: there is no key {name!r}{registry.suggestion(name, target)}")
-            if depth == len(parents):
-                target[name] = _parse_value(value)
-            else:
-                target = target[name]
 
 
 class Config:
@@ -208,28 +104,65 @@ class Config:
         for key in _REQUIRED:
             if key not in self.data:
                 raise UserError(f"{self.path}: the key {key!r} is missing")
-            if key != "batch_size" and not isinstance(self.data[key], dict):
-                raise UserError(f"{self.path}: {key}: expected a mapping, found {self.data[key]!r}")
+        # what is empty is not there
+        self.data = {key: value for key, value in self.data.items() if value is not None or key in _REQUIRED}
+        self._check_kinds()
         self.data.setdefault("accumulate", 1)
         if iters is not None:
             self.data.pop("epochs", None)
+        self._trial = iters is not None
         for key, value in (("iters", iters), ("batch_size", batch_size), ("accumulate", accumulate)):
             if value is not None:
                 self.data[key] = value
         if learning_rate is not None:
+            require_number(learning_rate, "--learning_rate", least=0)
+            schedules.require_learning_rate(self.data["lr_scheduler"], f"--learning_rate: {self._where('lr_scheduler')}")
             self.data["lr_scheduler"]["learning_rate"] = learning_rate
-        if len(length := [key for key in _LENGTH if key in self.data]) != 1:
+        self._check_numbers()
+        for plugin in self.data.get("plugins", ()):
+            registry.load_plugin(plugin, self._where("plugins"))
+
+    def _check_kinds(self):
+        """Raises UserError for a value that is no mapping or list where one belongs."""
+        for key in _MAPPINGS:
+            if not isinstance(self.data.get(key, {}), dict):
+                raise UserError(f"{self._where(key)}: expected a mapping, found {self.data[key]!r}")
+        _require_list(self.data, "plugins", self._where(""))
+        for key in ("train_dataset", "val_dataset"):
+            dataset, where = self.data.get(key, {}), self._where(key)
+            if dataset.get("transforms", ()) is None:
+                dataset["transforms"] = []
+            _require_list(dataset, "transforms", f"{where}.")
+            names = dataset.get("class_names")
+            if isinstance(names, list):
+                if no_names := [name for name in names if name is None or isinstance(name, bool)]:
+                    found = f"found {no_names[0]!r}, as YAML reads yes, no, on, off and null: put it in quotes"
+                    raise UserError(f"{where}.class_names: expected names, {found}")
+                dataset["class_names"] = list(map(str, names))
+
+    def _check_numbers(self):
+        """Raises UserError for what is no number, or one that no training takes, where one belongs."""
+        if len(length := [key for key in LENGTH if key in self.data]) != 1:
             raise UserError(
                 f"{self.path}: expected one of the keys 'iters' and 'epochs', found {' and '.join(length) or 'none'}"
             )
         for key in (*length, "batch_size", "accumulate"):
-            if not isinstance(self.data[key], int) or self.data[key] < 1:
-                raise UserError(f"{self.path}: {key}: expected a whole number above 0, found {self.data[key]!r}")
-        for plugin in self.data.get("plugins", ()):
-            registry.load_plugin(plugin, self._where("plugins"))
+            require_number(self.data[key], self._where(key), least=1, whole=True)
+        schedules.require_numbers(self.data["lr_scheduler"], self._where("lr_scheduler"))
+        optimizer = self.data["optimizer"]
+        if optimizer.get("custom_cfg") is not None:
+            _require_list(optimizer, "custom_cfg", self._where("optimizer."))
+        parts = {f"custom_cfg.{index}.": group for index, group in enumerate(optimizer.get("custom_cfg") or ())}
+        for prefix, part in {"": optimizer, "grad_clip_cfg.": optimizer.get("grad_clip_cfg"), **parts}.items():
+            for key in _OPTIMIZER_NUMBERS:
+                if isinstance(part, dict) and part.get(key) is not None:
+                    require_number(part[key], self._where(f"optimizer.{prefix}{key}"), least=0)
+        _require_list(self.data["loss"], "coef", self._where("loss."))
+        for index, weight in enumerate(self.data["loss"].get("coef", [])):
+            require_number(weight, self._where(f"loss.coef.{index}"))
 
     def __str__(self) -> str:
-        return yaml.safe_dump(self.data, sort_keys=False)
+        return dump(self.data)
 
     def _where(self, key):
         return f"{self.path}: {key}"
@@ -380,7 +313,7 @@ class Config:
         """Returns the (height, width) that training images have after the transforms, or None where it varies."""
         for spec in reversed(self.data["train_dataset"].get("transforms") or []):
             size = spec.get("crop_size", spec.get("target_size")) if isinstance(spec, dict) else None
-            if size is not None:
+            if isinstance(size, (list, tuple)):
                 return tuple(size[::-1])  # transforms have (width, height), as PaddleSeg
         return None
 
@@ -428,39 +361,23 @@ class Config:
 
     def build_scheduler(self) -> LRScheduler:
         """Returns the learning-rate schedule: a class of paddle.optimizer.lr, with PaddleSeg's linear warm-up on request."""
-        where = self._where("lr_scheduler")
-        spec = dict(self.data["lr_scheduler"])
-        name, warmup, start = spec.pop("type", None), spec.pop("warmup_iters", 0), spec.pop("warmup_start_lr", 0.0)
-        known = [
-            item for item, value in vars(schedulers).items()
-            if inspect.isclass(value) and issubclass(value, schedulers.LRScheduler)
-        ]  # fmt: skip
-        if name not in known:
-            raise UserError(f"{where}.type: there is no schedule {name!r}{registry.suggestion(name, known)}")
-        if name == "PolynomialDecay":
-            spec.setdefault("decay_steps", max(self.iters - warmup, 1))
-        registry.check_arguments(getattr(schedulers, name), spec, where)
-        try:
-            schedule = getattr(schedulers, name)(**spec)
-            if warmup:
-                schedule = schedulers.LinearWarmup(schedule, warmup, start, spec["learning_rate"])
-        except Exception as error:
-            raise UserError(f"{where}: {name} could not be built: {' '.join(str(error).split())}") from error
-        return schedule
+        return schedules.build_schedule(self.data["lr_scheduler"], self.iters, self._where("lr_scheduler"), self._trial)
 
     def build_optimizer(self, model: nn.Layer, schedule: LRScheduler) -> Optimizer:
         """Returns the optimizer of paddleseg for the parameters of a network; `SGD` with momentum means `Momentum`."""
-        spec = dict(self.data["optimizer"])
+        spec = {key: value for key, value in self.data["optimizer"].items() if value is not None}
         if spec.get("type") in ("sgd", "adam"):
             spec["type"] = {"sgd": "SGD", "adam": "Adam"}[spec["type"]]
         if spec.get("type") == "SGD" and "momentum" in spec:
             spec["type"] = "Momentum"
+        if "weight_decay" in spec:
+            spec["weight_decay"] = float(spec["weight_decay"])  # paddleseg refuses a whole number
         names = [name for name, _ in model.named_parameters()]
         for index, group in enumerate(spec.get("custom_cfg") or ()):
             where = self._where(f"optimizer.custom_cfg.{index}")
-            unknown = [key for key in group if key not in _GROUP]
-            if unknown or "name" not in group:
-                raise UserError(f"{where}: expected {', '.join(_GROUP)} (the name at least), found {', '.join(group)}")
+            if not isinstance(group, dict) or not {"name"} <= group.keys() <= {*_GROUP} or not isinstance(group["name"], str):
+                found = ", ".join(map(str, group)) if isinstance(group, dict) else repr(group)
+                raise UserError(f"{where}: expected {', '.join(_GROUP)} (the name at least), found {found}")
             if not any(group["name"] in name for name in names):
                 raise UserError(
                     f"{where}.name: no parameter has {group['name']!r} in its name; some are {', '.join(names[:3])}"
@@ -473,6 +390,11 @@ class Config:
             logger.log_level = level
         _tell_groups(spec.get("custom_cfg") or (), names)
         return optimizer
+
+
+def _require_list(mapping, key, where):
+    if not isinstance(mapping.get(key, []), list):
+        raise UserError(f"{where}{key}: expected a list, found {mapping[key]!r}")
 
 
 def _tell_groups(groups, names):

@@ -44,7 +44,7 @@ def find(name: str, where: str) -> Callable:
         UserError: there is none; the message, headed by `where`, has the nearest names.
     """
     for components in (_own, *(registry.components_dict for registry in _PADDLESEG)):
-        if name in components:
+        if isinstance(name, str) and name in components:
             return components[name]
     known = {*_own, *(known for registry in _PADDLESEG for known in registry.components_dict)}
     raise UserError(f"{where}: there is no component {name!r}{suggestion(name, known)}")

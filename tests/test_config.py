@@ -29,6 +29,80 @@ def test_numbers_without_a_point_are_numbers(tmp_path):
     assert read_yaml(str(tmp_path / "file.yml")) == {"a": 1e-5, "b": 4e-5, "c": "1024x512"}
 
 
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("010", 10),  # YAML 1.1 has 8
+        ("08", 8),  # and a text
+        ("1_000", 1000),
+        ("0x10", 16),
+        ("-.5", -0.5),
+        ("1e5", 1e5),
+        ("1:30", "1:30"),  # 90
+        ("2024-01-02", "2024-01-02"),  # a day
+        ("2024-13-45", "2024-13-45"),  # a traceback
+        ("0x_", "0x_"),  # the same
+    ],
+)
+def test_numbers_are_what_they_look_like(tmp_path, text, value):
+    (tmp_path / "file.yml").write_text(f"a: {text}\n")
+    data = {}
+    apply_overrides(data, [f"a={text}"])
+    assert read_yaml(str(tmp_path / "file.yml")) == data == {"a": value}
+
+
+def test_what_a_configuration_prints_is_read_alike(write_config, tmp_path):
+    """By this package, and by YAML 1.1."""
+    numbers = {"learning_rate": 1e-5, "power": 0.5, "end_lr": 0, "warmup_start_lr": 1e-30}
+    config = Config(write_config(lr_scheduler={"type": "PolynomialDecay", **numbers}))
+    config.data["val_dataset"]["class_names"] = ["010", "08", "1e5", "1:30", "2024-01-02", "yes", "-.5", "null", "sky", "1_0"]
+    (tmp_path / "again.yml").write_text(str(config))
+    assert read_yaml(str(tmp_path / "again.yml")) == yaml.safe_load(str(config)) == config.data
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_files_of_other_editors(tmp_path, encoding):
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "file.yml").write_bytes(f"{mark}a: größe 街\r\nb: 1\r\n".encode(encoding))
+    assert read_yaml(str(tmp_path / "file.yml")) == {"a": "größe 街", "b": 1}
+    (tmp_path / "file.yml").write_bytes("# größe\na: 1\n".encode("latin-1"))
+    with pytest.raises(UserError, match="file.yml is no valid YAML: .*; save it as UTF-8"):
+        read_yaml(str(tmp_path / "file.yml"))
+
+
+def test_a_key_with_two_values_is_refused(tmp_path, capsys):
+    path = tmp_path / "file.yml"
+    path.write_text("a: 1\nmodel:\n  x: {y: 1,\n      z: 2, y: 3}\n")
+    with pytest.raises(UserError, match="file.yml, line 4: the key 'y' is given twice, in line 3 first, with different"):
+        read_yaml(str(path))
+    for value in ("{x: {y: 1, y: 2}}", "{'x': [{'y': 1, 'y': 2}]}"):
+        with pytest.raises(UserError, match="--opts model: the key '?y'? is given twice"):
+            apply_overrides({"model": {}}, [f"model={value}"])
+    path.write_text("types:\n- type: X\ntypes:\n- type: X\n")  # as PaddleSeg's configs/upernet has it
+    assert read_yaml(str(path)) == {"types": [{"type": "X"}]}
+    assert "file.yml, line 3: the key 'types' is given twice, in line 1 first, with the same value" in capsys.readouterr().out
+
+
+def test_what_an_anchor_shares_is_changed_in_one_place(tmp_path):
+    (tmp_path / "file.yml").write_text("a: &a {x: [1, 2], y: 1}\nb:\n  <<: *a\n  y: 2\n")
+    data = read_yaml(str(tmp_path / "file.yml"))
+    apply_overrides(data, ["b.x.0=5"])
+    assert data == {"a": {"x": [1, 2], "y": 1}, "b": {"x": [5, 2], "y": 2}}
+
+
+@pytest.mark.parametrize("value", ["", "[]", "null"])
+def test_no_base(tmp_path, value):
+    (tmp_path / "file.yml").write_text(f"_base_: {value}\na: 1\n")
+    assert read_yaml(str(tmp_path / "file.yml")) == {"a": 1}
+
+
+@pytest.mark.parametrize("value", ["5", "{x: y}", "[null]"])
+def test_a_base_must_be_files(tmp_path, value):
+    (tmp_path / "file.yml").write_text(f"_base_: {value}\n")
+    with pytest.raises(UserError, match="file.yml: _base_: expected a file or a list of files, found"):
+        read_yaml(str(tmp_path / "file.yml"))
+
+
 def test_files_that_inherit_in_a_circle_are_refused(tmp_path):
     (tmp_path / "a.yml").write_text("_base_: b.yml\n")
     (tmp_path / "b.yml").write_text("_base_: a.yml\n")
@@ -62,6 +136,8 @@ def test_overrides():
         ("list.x=1", "give an index"),
         ("list.5=1", "list of 1"),
         ("value.x=1", "single value"),
+        ("list.²=1", "give an index"),
+        ("value=[1", "--opts value is no valid YAML"),
     ],
 )
 def test_wrong_overrides_are_refused(item, message):
@@ -92,8 +168,8 @@ def test_unknown_and_missing_keys(write_config):
         Config(path)
 
 
-@pytest.mark.parametrize("key", ["iters", "batch_size"])
-@pytest.mark.parametrize("value", [0, -1, "many", 1.5])
+@pytest.mark.parametrize("key", ["iters", "batch_size", "accumulate"])
+@pytest.mark.parametrize("value", [0, -1, "many", 1.5, True, float("inf"), "5", "1:30"])
 def test_counts_must_be_whole_and_positive(write_config, key, value):
     with pytest.raises(UserError, match=f"{key}: expected a whole number above 0"):
         Config(write_config(**{key: value}))
@@ -104,6 +180,56 @@ def test_counts_must_be_whole_and_positive(write_config, key, value):
 def test_components_must_be_mappings(write_config, key, value):
     with pytest.raises(UserError, match=f"{key}: expected a mapping, found "):
         Config(write_config(), [f"{key}={value}"])
+
+
+@pytest.mark.parametrize("key", ["val_dataset", "test_config", "plugins", "accumulate", "freeze_batch_norm", "epochs"])
+def test_an_empty_key_is_not_there(write_config, key):
+    config = Config(write_config(**{key: None}))
+    assert config.data.get(key, 1) == 1
+
+
+@pytest.mark.parametrize(
+    "item, message",
+    [
+        ("val_dataset=5", "val_dataset: expected a mapping, found 5"),
+        ("test_config=[1]", r"test_config: expected a mapping, found \[1\]"),
+        ("plugins=part.py", "plugins: expected a list, found 'part.py'"),
+        ("train_dataset.transforms={type: Normalize}", "train_dataset.transforms: expected a list"),
+        ("val_dataset.class_names=[sky, off]", "val_dataset.class_names: expected names, found False, as YAML reads yes, no"),
+        ("loss.coef=1", "loss.coef: expected a list, found 1"),
+        ("loss.coef=[1, yes]", "loss.coef.1: expected a number, found True"),
+        ("loss.coef=[1, .nan]", "loss.coef.1: expected a number, found nan"),
+        ("optimizer.weight_decay=-1e-4", "optimizer.weight_decay: expected a number of at least 0, found -0.0001"),
+        ("optimizer.weight_decay=.nan", "optimizer.weight_decay: expected a number"),
+        ("optimizer.momentum=true", "optimizer.momentum: expected a number of at least 0, found True"),
+        (
+            "optimizer.grad_clip_cfg={name: ClipGradByNorm, clip_norm: .inf}",
+            "optimizer.grad_clip_cfg.clip_norm: expected",
+        ),
+        ("optimizer.custom_cfg=[{name: head, lr_mult: '2'}]", "custom_cfg.0.lr_mult: .* found '2'; write it without quotes"),
+        ("optimizer.custom_cfg=5", "optimizer.custom_cfg: expected a list, found 5"),
+        ("lr_scheduler.learning_rate='0.01'", "lr_scheduler.learning_rate: .* found '0.01'; write it without quotes"),
+        ("lr_scheduler.learning_rate=-0.01", "lr_scheduler.learning_rate: expected a number of at least 0, found -0.01"),
+        ("lr_scheduler.learning_rate=1e999", "lr_scheduler.learning_rate: expected a number of at least 0, found inf"),
+        ("lr_scheduler.power=true", "lr_scheduler.power: expected a number of at least 0, found True"),
+        ("lr_scheduler.warmup_iters=-1", "lr_scheduler.warmup_iters: expected a whole number of at least 0, found -1"),
+    ],
+)
+def test_values_of_the_wrong_kind(write_config, item, message):
+    with pytest.raises(UserError, match=f"config.yml: .*{message}"):
+        Config(write_config(), [item])
+
+
+@pytest.mark.parametrize("rate", [-0.1, float("nan"), float("inf")])
+def test_the_flag_of_the_learning_rate(write_config, rate):
+    with pytest.raises(UserError, match="--learning_rate: expected a number of at least 0"):
+        Config(write_config(), learning_rate=rate)
+
+
+def test_names_of_classes_that_are_numbers_are_texts(write_config, tiny_data):
+    dataset = {"type": "Cityscapes", "dataset_root": str(tiny_data), "transforms": None, "class_names": [7, 1.5, "sky"]}
+    config = Config(write_config(train_dataset=dataset))
+    assert config.class_names() == ["7", "1.5", "sky"] and config.build_transforms("train_dataset") == []
 
 
 def test_an_optimizer_needs_a_type(write_config):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from paddleseg.utils import logger
 
-from paddleseg_psp.data.paired import read_list
+from paddleseg_psp.data.paired import listed_path, read_list
 from paddleseg_psp.errors import UserError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -108,8 +109,11 @@ def _printable(path):
 
 
 def _listed(folder, line):
-    whole = os.path.join(folder, line.split("\t")[0].strip())
-    return whole if os.path.isfile(whole) or not line.split() else os.path.join(folder, line.split()[0])
+    """Returns the image of a line: all before a tab or, where that is no file, as much of it before a blank as is one."""
+    line = line.split("\t")[0].strip()
+    ends = [len(line), *(blank.start() for blank in reversed([*re.finditer(r"\s+", line)]))]
+    paths = [listed_path(folder, line[:end]) for end in ends]
+    return next(filter(os.path.isfile, paths), paths[-1])
 
 
 def output_names(images: Sequence[str], folder: str) -> list[str]:

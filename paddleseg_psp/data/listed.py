@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
-from paddleseg_psp.data.paired import PairedDataset, read_list, require_folder, require_labels, require_mode
+from paddleseg_psp.data.paired import (
+    PairedDataset,
+    listed_path,
+    read_lines,
+    require_folder,
+    require_labels,
+    require_mode,
+)
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.registry import register
 
@@ -15,7 +23,7 @@ class Dataset(PairedDataset):
     """Images and labels that a text file lists, a line an image: its path, a separator, its label's path.
 
     Paths are relative to dataset_root and may hold any character. A tab between the two always separates them; otherwise
-    `separator` does, where it leaves two paths of files that exist.
+    `separator` does, where it leaves two paths of files that exist. Blanks around a path are left out.
 
     Args:
         transforms: transforms, see paddleseg.transforms.
@@ -63,13 +71,13 @@ class Dataset(PairedDataset):
                 raise UserError(f"{key} has {len(values)} entries for {num_classes} classes")
         if max_value is not None and not 0 < max_value < float("inf"):
             raise UserError(f"max_value must be above 0, the value in the images that means white, not {max_value!r}")
+        if not separator or not isinstance(separator, str):
+            raise UserError(f"separator: expected what stands between an image and its label, found {separator!r}")
         self.dataset_root = dataset_root
         self.NUM_CLASSES, self.IGNORE_INDEX, self.IMG_CHANNELS = num_classes, ignore_index, img_channels
         self.CLASS_NAMES, self.PALETTE, self.MAX_VALUE = class_names, palette, max_value
         labelled = mode != "test"
-        pairs = [
-            self._pair(line, separator, labelled, f"{path}, line {number}") for number, line in enumerate(read_list(path), 1)
-        ]
+        pairs = [self._pair(line, separator, labelled, f"{path}, line {number}") for number, line in read_lines(path)]
         if not pairs:
             raise UserError(f"the list {path} is empty")
         if labelled:
@@ -78,19 +86,25 @@ class Dataset(PairedDataset):
 
     def _pair(self, line, separator, labelled, where):
         def full(path):
-            return os.path.join(self.dataset_root, path)
+            return listed_path(self.dataset_root, path)
 
-        if "\t" in line:
-            separator = "\t"
-        parts = line.split(separator)
-        ways = [(separator.join(parts[:i]), separator.join(parts[i:])) for i in range(1, len(parts))]
+        separator = "\t" if "\t" in line else separator
+        ways = _ways(line, re.escape(separator))
+        if not ways and separator == " ":  # a blank of full width, or one that does not break
+            ways = _ways(line, r"\s")
+        if not labelled:
+            images = [full(line), *(full(image) for image, _ in reversed(ways))]
+            return next(filter(os.path.isfile, images), images[-1]), None
         if len(ways) > 1:  # the separator is in a path too
             ways = [way for way in ways if all(map(os.path.isfile, map(full, way)))]
-        if not labelled:
-            image = line if os.path.isfile(full(line)) or not ways else ways[0][0]
-            return full(image), None
         if len(ways) != 1:
             raise UserError(
                 f"{where}: {line!r} does not name two files with {separator!r} between them (a tab always separates)"
             )
         return full(ways[0][0]), full(ways[0][1])
+
+
+def _ways(line, separator):
+    """Returns the (image, label) pairs that a line can mean, for each place where the separator, a pattern, is in it."""
+    places = [(place.start(), place.end()) for place in re.finditer(separator, line)]
+    return list(dict.fromkeys((line[:start].strip(), line[end:].strip()) for start, end in places))

@@ -54,7 +54,7 @@ class PascalVOC(PairedDataset):
             else [(mode, "SegmentationClass")]
         )
         pairs = [
-            (os.path.join(root, "JPEGImages", f"{name.strip()}.jpg"), os.path.join(root, labels, f"{name.strip()}.png"))
+            (os.path.join(root, "JPEGImages", f"{name}.jpg"), os.path.join(root, labels, f"{name}.png"))
             for part, labels in parts
             for name in read_list(os.path.join(lists, f"{part}.txt"))
         ]

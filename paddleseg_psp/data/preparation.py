@@ -78,6 +78,7 @@ def _is_made(path, source, allowed):
 
 
 def write_lines(path: str, lines: Iterable[str]) -> None:
-    """Writes a text file, whole or not at all."""
-    with atomic_path(os.path.abspath(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
+    """Writes a text file, whole or not at all; names that are not UTF-8 as `read_lines` reads them."""
+    with atomic_path(os.path.abspath(path)) as temporary:
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.writelines(f"{line}\n" for line in lines)

@@ -1,5 +1,7 @@
 """Data sets of one's own."""
 
+import os
+
 import numpy as np
 import pytest
 from paddleseg.transforms import Normalize, RandomHorizontalFlip, RandomPaddingCrop
@@ -7,6 +9,9 @@ from PIL import Image
 
 from paddleseg_psp.config import Config
 from paddleseg_psp.data import CheckedDataset, Dataset, SeededDataset
+from paddleseg_psp.data.images import find_images
+from paddleseg_psp.data.paired import read_list
+from paddleseg_psp.data.preparation import write_lines
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.visual import viewable
 
@@ -47,7 +52,68 @@ def test_paths_of_any_kind(make, line, image, label):
 
 
 def test_a_separator_of_ones_own(make):
-    assert len(make(["a,1.png,b.png"], {"a,1.png": IMAGE, "b.png": LABEL}, separator=",")) == 1
+    files = {"a,1.png": IMAGE, "a.png": IMAGE, "b.png": LABEL}
+    assert len(make(["a,1.png,b.png", "a.png, b.png"], files, separator=",")) == 2
+    with pytest.raises(UserError, match="separator: expected what stands between an image and its label, found ''"):
+        make(["a.png b.png"], files, separator="")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "images/a 1.png labels/b.png ",
+        "images/a 1.png labels/b.png\t",
+        " images/a 1.png  labels/b.png",
+        "images/a 1.png \t labels/b.png",
+        "images/a 1.png\t\tlabels/b.png\u3000",
+        "images\\a 1.png labels\\b.png",
+        "\ufeffimages/a 1.png labels/b.png",
+    ],
+)
+def test_lines_written_by_hand(make, tmp_path, line):
+    """PaddleSeg strips lines; blanks around the separator and Windows' separators of folders mean what they mean elsewhere."""
+    files = {"images/a 1.png": IMAGE, "labels/b.png": LABEL}
+    pair = [str(tmp_path / name) for name in files]
+    assert make([line, "   ", "\u3000"], files).file_list == [pair]
+    assert make([line], files, mode="test", test_path=str(tmp_path / "train.txt")).file_list == [[pair[0], None]]
+    assert find_images(str(tmp_path / "train.txt"))[0] == pair[:1]
+
+
+def test_a_blank_of_full_width_separates(make, tmp_path):
+    dataset = make(["a.png\u3000b.png", "c\u3000d.png b.png"], {"a.png": IMAGE, "c\u3000d.png": IMAGE, "b.png": LABEL})
+    assert [pair[0] for pair in dataset.file_list] == [str(tmp_path / "a.png"), str(tmp_path / "c\u3000d.png")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lists_of_other_systems(make, tmp_path, encoding, end):
+    files = {"ä\x0b\u2028.png": IMAGE, "b.png": LABEL}  # what Python's splitlines takes for ends of lines
+    make([f"{name} b.png" for name in files][:1], files)
+    content = end.join([*(f"{name} b.png" for name in files), "", "gone.png"])
+    (tmp_path / "list.txt").write_bytes(content.encode(encoding))
+    with pytest.raises(UserError, match="list.txt, line 4: 'gone.png' does not name two files"):
+        make([], files, train_path=str(tmp_path / "list.txt"))
+    (tmp_path / "list.txt").write_bytes(content.replace("gone.png", "").encode(encoding))
+    assert [pair[0] for pair in make([], files, train_path=str(tmp_path / "list.txt")).file_list] == [
+        str(tmp_path / name) for name in files
+    ]
+
+
+def test_names_that_are_not_utf8(make, tmp_path):
+    make(["a.png b.png"], {"a.png": IMAGE, "b.png": LABEL})
+    name = b"gr\xfcn.png"  # Latin-1
+    os.rename(tmp_path / "a.png", os.fsencode(tmp_path) + b"/" + name)
+    (tmp_path / "list.txt").write_bytes(name + b" b.png\n")
+    ((image, _),) = make([], {}, train_path=str(tmp_path / "list.txt")).file_list
+    assert os.fsencode(image).endswith(name) and os.path.isfile(image)
+    write_lines(str(tmp_path / "copy.txt"), read_list(str(tmp_path / "list.txt")))
+    assert (tmp_path / "copy.txt").read_bytes() == name + b" b.png\n"
+
+
+def test_a_picture_is_no_list(make, tmp_path):
+    Image.fromarray(LABEL).save(tmp_path / "moving.gif")
+    with pytest.raises(UserError, match="the list .*moving.gif is no text: it has zero bytes"):
+        make([], {}, train_path=str(tmp_path / "moving.gif"))
 
 
 @pytest.mark.parametrize(

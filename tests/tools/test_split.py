@@ -52,9 +52,12 @@ def test_lists(tmp_path, capfd):
     assert all(image.endswith(".jpg") and label.endswith("_mask.png") for image, label in dataset.file_list)
     run_tool(script, [*command, "--seed", "1"], capfd)
     assert (tmp_path / "train.txt").read_text(encoding="utf-8").splitlines() != lists[0]
+    assert "occur in no label" not in process.stdout
+    process = run_tool(script, [*command, "--num_classes", "4"], capfd)
+    assert process.returncode == 0 and "2 of 4 classes occur in no label: 2, 3" in process.stdout
     for path in (tmp_path / "labels").rglob("*.png"):
         Image.fromarray(np.asarray(Image.open(path)) * 255).save(path)
     process = run_tool(script, command, capfd)
-    assert process.returncode == 0 and "[WARNING]\tthe labels have the values 0 and 255 only" in process.stdout
+    assert process.returncode == 0 and "1 of 2 classes occur in no label: 1 (pixels of 255 are ignored; of masks of 0 and 255" in process.stdout
     process = run_tool(script, [*command[:-2], "", "_gone"], capfd)
     assert process.returncode == 1 and "--postfix" in process.stderr.strip().splitlines()[-1]

@@ -2,9 +2,9 @@
 
 python tools/data/labelme2seg.py data/mine/photos --save_dir data/mine/labels
 
-Each a.json gives an a.png of class indices. Class 0 is the background; the others are those of class_names.txt in the save
-folder, to which names that are new there are added, so that indices stay as they are when more is labelled. What is called
-__ignore__ becomes 255.
+Each a.json gives an a.png of class indices, its shapes drawn as labelme draws them. Class 0 is the background; the others are
+those of class_names.txt in the save folder (labelme's own labels.txt will do), to which names that are new there are added, so
+that indices stay as they are when more is labelled. What is called __ignore__ becomes 255.
 """
 
 import argparse
@@ -17,14 +17,20 @@ import os
 
 import numpy as np
 from paddleseg.utils import logger
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from paddleseg_psp.cli.run import run
+from paddleseg_psp.data.paired import listed_path, read_lines
 from paddleseg_psp.data.preparation import make_labels, write_lines
 from paddleseg_psp.errors import UserError
 
 BACKGROUND, IGNORED = "_background_", "__ignore__"  # as labelme calls them
 IGNORE_INDEX = 255
+LINE_WIDTH, POINT_RADIUS = 10, 5  # as labelme draws them
+POINTS = {  # how many each kind of shape has; X-AnyLabeling writes rotations, and rectangles by four corners
+    "polygon": (3, math.inf), "rectangle": (2, 4), "oriented_rectangle": (4, 4), "rotation": (4, 4), "circle": (2, 2),
+    "line": (2, 2), "linestrip": (2, math.inf), "point": (1, 1), "points": (1, math.inf), "mask": (2, 2),
+}  # fmt: skip
 
 
 class Reader:
@@ -35,45 +41,140 @@ class Reader:
 
     def __call__(self, path):
         content = _load(path)
-        image = Image.new("L", (content["imageWidth"], content["imageHeight"]), 0)
-        for shape in content["shapes"]:
-            _draw(image, shape, self.values[shape["label"]])
+        image = Image.new("L", _size(content, path), 0)
+        for number, shape in enumerate(content["shapes"], 1):
+            name = _name(shape)
+            try:
+                _draw(image, shape, self.values[name])
+            except Exception as error:  # Pillow has many for a broken mask
+                raise ValueError(f"shape {number} ({name}): {error}")
         return np.asarray(image)
 
 
 def _draw(image, shape, value):
-    """Draws one shape over those before it."""
+    """Draws one shape over those before it, as labelme does."""
     draw, kind = ImageDraw.Draw(image), shape.get("shape_type") or "polygon"
-    points = [tuple(point) for point in shape["points"]]
-    if kind == "polygon":
-        draw.polygon(points, fill=value)
+    points = _points(shape, kind)
+    if kind in ("polygon", "oriented_rectangle", "rotation"):
+        draw.polygon(points, fill=value, outline=value)
     elif kind == "rectangle":
-        (left, right), (top, bottom) = (sorted(side) for side in zip(*points))
+        (left, *_, right), (top, *_, bottom) = (sorted(side) for side in zip(*points))
         draw.rectangle((left, top, right, bottom), fill=value)
-    elif kind == "circle":  # the centre and a point of the edge
-        (x, y), radius = points[0], math.dist(*points)
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=value)
-    elif kind == "mask":  # a PNG of its bounding box
-        mask = Image.open(io.BytesIO(base64.b64decode(shape["mask"]))).convert("L").point(lambda inside: 255 if inside else 0)
-        image.paste(value, tuple(round(side) for side in points[0]), mask)
+    elif kind in ("circle", "point", "points"):  # a circle is its centre and a point of its edge
+        radius = math.dist(*points) if kind == "circle" else POINT_RADIUS
+        for x, y in points[:1] if kind == "circle" else points:
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=value, outline=value)
+    elif kind in ("line", "linestrip"):
+        draw.line(points, fill=value, width=LINE_WIDTH, joint="curve" if kind == "linestrip" else None)
     else:
-        raise ValueError(f"the {kind} {shape['label']!r} has no area")
+        image.paste(value, tuple(map(round, points[0])), _mask(shape, points))
+
+
+def _points(shape, kind):
+    """Returns the points (x, y) of a shape. Raises ValueError for another number of them, or what is none."""
+    if kind not in POINTS:
+        raise ValueError(f"there is no kind of shape {kind!r}; known are {', '.join(POINTS)}")
+    try:
+        points = [(float(x), float(y)) for x, y in shape["points"]]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("its points are no pairs of numbers")
+    fewest, most = POINTS[kind]
+    if not fewest <= len(points) <= most:
+        limit = fewest if most == fewest else f"{fewest} or more" if most == math.inf else f"{fewest} to {most}"
+        raise ValueError(f"a {kind} takes {limit} points, not {len(points)}")
+    if not np.isfinite(points).all():
+        raise ValueError("its points are not finite")
+    return points
+
+
+def _mask(shape, points):
+    """Returns an image of a mask, 255 inside, as far as its two corners reach if they are whole numbers."""
+    if not shape.get("mask"):
+        raise ValueError("it has no mask")
+    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"]))))
+    if mask.ndim != 2:
+        raise ValueError(f"its mask has {mask.shape[2]} channels, not one")
+    (left, top), (right, bottom) = points
+    if all(side.is_integer() for side in (left, top, right, bottom)):
+        mask = mask[: max(0, int(bottom - top) + 1), : max(0, int(right - left) + 1)]
+    return Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
+
+
+def _name(shape):
+    """Returns the class of a shape without blanks around it. Raises ValueError if it has none."""
+    label = shape.get("label")
+    if not isinstance(label, str) or not label.strip():
+        raise ValueError(f"its label is {label!r}, no name of a class")
+    return " ".join(label.split())
+
+
+def _size(content, path):
+    """Returns the (width, height) of what was labelled: as the file says or, where it does not, of its image."""
+    size = content.get("imageWidth"), content.get("imageHeight")
+    if None in size:
+        source = listed_path(os.path.dirname(path), str(content.get("imagePath")))
+        if content.get("imageData"):
+            source = io.BytesIO(base64.b64decode(content["imageData"]))
+        elif not os.path.isfile(source):
+            raise ValueError(f"it has no imageWidth and imageHeight, nor is its image {source} there")
+        with Image.open(source) as image:
+            return ImageOps.exif_transpose(image).size
+    if not all(isinstance(side, (int, float)) and side > 0 and side == int(side) for side in size):
+        raise ValueError(f"its imageWidth and imageHeight are {size[0]!r} and {size[1]!r}")
+    return tuple(map(int, size))
 
 
 def _load(path):
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    """Returns what a labelme file holds. Raises ValueError if it is none."""
+    with open(path, "rb") as file:  # json goes by the byte order mark
+        content = json.load(file)
+    shapes = content.get("shapes") if isinstance(content, dict) else None
+    if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
+        raise ValueError("it has no list of shapes")
+    return content
 
 
-def _names(paths):
+def _drawn_names(paths):
     """Returns the names of classes in labelme files, without those that are no classes."""
     names = set()
     for path in paths:
         try:
-            names.update(shape["label"] for shape in _load(path)["shapes"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            shapes = _load(path)["shapes"]
+        except (OSError, ValueError) as error:
             raise UserError(f"{path} is no file of labelme: {type(error).__name__}: {error}")
-    return sorted(names - {BACKGROUND, IGNORED})
+        for number, shape in enumerate(shapes, 1):
+            try:
+                names.add(_name(shape))
+            except ValueError as error:
+                raise UserError(f"{path}, shape {number}: {error}")
+    return names - {BACKGROUND, IGNORED}
+
+
+def _listed_names(path, drawn):
+    """Returns the names in class_names.txt in the order of their indices.
+
+    Raises:
+        UserError: a line that shifts indices (empty, or with a name that was there before), or a class among those drawn that
+            has the index of the background.
+    """
+    lines = read_lines(path)
+    first = 2 if lines[:1] == [(1, IGNORED)] else 1  # labelme's labels.txt, whose indices begin at -1
+    found = {}
+    for expected, (number, line) in enumerate(lines[first - 1 :], first):
+        name = " ".join(line.split())
+        if number != expected:
+            raise UserError(f"{path}, line {expected} is empty: remove it, or write there the class of that index")
+        if name in found:
+            raise UserError(f"{path}, line {number}: {name!r} is in line {found[name]} already")
+        if name == IGNORED or name == BACKGROUND and found:
+            raise UserError(f"{path}, line {number}: {name} is no class of this index: it belongs in the first line")
+        found[name] = number
+    background = next(iter(found), BACKGROUND)
+    if background in drawn and background.strip("_").lower() != "background":
+        raise UserError(
+            f"{path}, line {first}: {background!r} would have index 0, as what is not labelled: write {BACKGROUND} above it"
+        )
+    return list(found) or [BACKGROUND]
 
 
 def convert(args):
@@ -81,16 +182,20 @@ def convert(args):
     if not paths:
         raise UserError(f"there is no .json file below {args.input_dir}")
     save_dir = args.save_dir or os.path.join(args.input_dir, "annotations")
-    listed, known = os.path.join(save_dir, "class_names.txt"), [BACKGROUND]
-    if os.path.isfile(listed):
-        with open(listed, encoding="utf-8") as file:
-            known = file.read().splitlines()
-    known += [name for name in _names(paths) if name not in known]
+    listed, drawn = os.path.join(save_dir, "class_names.txt"), _drawn_names(paths)
+    edited = os.stat(listed).st_mtime_ns if os.path.isfile(listed) else None
+    known = [BACKGROUND] if edited is None else _listed_names(listed, drawn)
+    known += sorted(drawn.difference(known))
     if len(known) > IGNORE_INDEX:
         raise UserError(f"there are {len(known)} classes; a label has room for {IGNORE_INDEX}")
     write_lines(listed, known)
+    if edited is not None:  # names that are added leave indices as they are
+        os.utime(listed, ns=(edited, edited))
     values = {**{name: index for index, name in enumerate(known)}, BACKGROUND: 0, IGNORED: IGNORE_INDEX}
     tasks = [(path, os.path.join(save_dir, os.path.relpath(path, args.input_dir)[: -len("json")] + "png")) for path in paths]
+    for _, target in tasks:
+        if os.path.isfile(target) and os.stat(target).st_mtime_ns < os.stat(listed).st_mtime_ns:
+            os.unlink(target)  # its indices may be others
     make_labels(tasks, Reader(values), values.values(), args.num_workers)
     logger.info(f"{len(known)} classes: {', '.join(known)}; their names are in {listed}")
 

@@ -16,7 +16,6 @@ from paddleseg.utils import logger
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.data import Dataset
 from paddleseg_psp.data.class_weights import count_classes
-from paddleseg_psp.data.inspection import too_few_classes
 from paddleseg_psp.data.preparation import write_lines
 from paddleseg_psp.data.splitting import stratified_split
 from paddleseg_psp.errors import UserError
@@ -47,13 +46,16 @@ def split(args):
     write_lines(everything, lines)
     dataset = Dataset([], args.dataset_root, args.num_classes, train_path=everything, ignore_index=args.ignore_index)
     presence = count_classes(dataset) > 0
-    if problem := too_few_classes(dataset):
-        logger.warning(problem)
     parts = stratified_split(presence, args.split, args.seed)
     for part, name in enumerate(LISTS[: len(args.split)]):
         chosen = np.nonzero(parts == part)[0]
         write_lines(os.path.join(args.dataset_root, f"{name}.txt"), [lines[index] for index in chosen])
         logger.info(f"{name}.txt: {len(chosen)} images; images of each class: {presence[chosen].sum(0).tolist()}")
+    if absent := np.nonzero(~presence.any(0))[0].tolist():
+        logger.warning(
+            f"{len(absent)} of {args.num_classes} classes occur in no label: {', '.join(map(str, absent))} (pixels of "
+            f"{args.ignore_index} are ignored; of masks of 0 and 255 the second class must be 1)"
+        )
     for kind, left_over in (
         ("images without a label", images.keys() - labels.keys()),
         ("labels without an image", labels.keys() - images.keys()),

@@ -34,7 +34,7 @@ def read_label(path):
 
 
 def names(folder, *lists):
-    return {name.strip() for item in lists for name in read_list(os.path.join(folder, f"{item}.txt"))}
+    return {name for item in lists for name in read_list(os.path.join(folder, f"{item}.txt"))}
 
 
 def main(argv=None):
