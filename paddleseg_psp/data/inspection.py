@@ -13,7 +13,7 @@ from functools import partial
 import cv2
 import numpy as np
 from paddle.io import Dataset
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from paddleseg_psp.data.checked import CheckedDataset
 from paddleseg_psp.data.sampler import SeededDataset
@@ -93,8 +93,11 @@ def _inspect_sample(dataset, index):
 
 
 def _inspect_file(path, image, max_value):
-    with Image.open(path) as file:
-        orientation, mode = file.getexif().get(_ORIENTATION, 1), file.mode
+    try:
+        with Image.open(path) as file:
+            orientation, mode = file.getexif().get(_ORIENTATION, 1), file.mode
+    except UnidentifiedImageError:  # OpenCV reads it, as a TIFF of three floats
+        orientation, mode = 1, ""
     if orientation != 1:
         yield f"the image {path} is turned by its EXIF orientation ({orientation}): its label must be turned as well"
     if image.dtype != np.uint8 and max_value is None and image.shape[2:] in ((), (3,)):
