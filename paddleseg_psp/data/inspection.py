@@ -79,7 +79,7 @@ def _inspect_sample(dataset, index):
         errors.append(f"the image {image_path} has values that are not finite")
     elif image.min() == image.max():
         warnings.append(f"the image {image_path} has the same value everywhere")
-    if not image_path.endswith(".npy"):
+    if not image_path.lower().endswith(".npy"):
         warnings += _inspect_file(image_path, image, getattr(dataset, "max_value", None))
     if label_path.lower().endswith((".jpg", ".jpeg")):
         errors.append(f"the label {label_path} is a JPEG, which changes values: save labels as PNG")
