@@ -141,7 +141,7 @@ class _Service:
     async def _predict(self, request, output):
         data = await self._body(request)
         async with self.decoded:
-            image = await run_in_threadpool(decode_image, data, self.limits.max_pixels, self.channels)
+            image = await run_in_threadpool(decode_image, data, self.limits.max_pixels, self.channels, self.predictor.max_value)
             prepared, steps = await run_in_threadpool(self.predictor.prepare, image)
             if not self.predictor.fits(prepared.shape):
                 fixed = self.predictor.input_shape

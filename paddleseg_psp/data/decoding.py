@@ -17,6 +17,7 @@ from paddleseg.utils import logger
 from PIL import Image, UnidentifiedImageError
 
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.files import printable
 
 Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV; Pillow's own limit refuses the labels of aerial images
 _FLAGS = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH}
@@ -92,7 +93,7 @@ _told: set[str] = set()
 def _tell(name, has, what):
     if what not in _told:  # once in a process
         _told.add(what)
-        logger.warning(f"The image {name} has {has}; {what}")
+        logger.warning(f"The image {printable(name)} has {has}; {what}")
 
 
 def read_label_values(path: str) -> np.ndarray:
@@ -205,11 +206,11 @@ def _require_whole(data):
         elif _is_tiff(data):
             _require_whole_tiff(data)
         elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            _require(int.from_bytes(data[4:8], "little") + 8 <= len(data), "it is truncated")
+            _require(int.from_bytes(data[4:8], "little") + 8 <= len(data), "it is damaged (truncated)")
         elif data.startswith(b"BM"):
             _require_whole_bmp(data)
     except (struct.error, OverflowError):  # what should be read lies beyond the end
-        raise ValueError("it is truncated")
+        raise ValueError("it is damaged (truncated)")
 
 
 def _require(condition, message):
@@ -223,7 +224,7 @@ def _require_whole_png(data):
         size, kind = struct.unpack_from(">I4s", data, position)
         checksum = zlib.crc32(view[position + 4 : position + 8 + size]).to_bytes(4, "big")
         if checksum != view[position + 8 + size : position + 12 + size]:
-            _require(len(data) >= position + 12 + size, "it is truncated")
+            _require(len(data) >= position + 12 + size, "it is damaged (truncated)")
             _require(kind[0] & 0x20, f"it is damaged: the checksum of {kind.decode('latin1')} is wrong")  # else no pixels
         position += 12 + size
 
@@ -231,7 +232,7 @@ def _require_whole_png(data):
 def _require_whole_bmp(data):
     start, header, width, height, _, bits, compression = struct.unpack_from("<IIiiHHI", data, 10)
     if header >= 40 and compression in (0, 3):  # not run lengths
-        _require(start + (width * bits + 31) // 32 * 4 * abs(height) <= len(data), "it is truncated")
+        _require(start + (width * bits + 31) // 32 * 4 * abs(height) <= len(data), "it is damaged (truncated)")
 
 
 def _require_whole_tiff(data):
@@ -240,7 +241,7 @@ def _require_whole_tiff(data):
         places = list(zip(tags.get(273, tags.get(324, ())), tags.get(279, tags.get(325, ()))))
         if compression == _NONE:  # libtiff corrects the counts of old writers; OpenCV and Pillow notice a lack
             continue
-        _require(all(start + size <= len(data) for start, size in places), "it is truncated")
+        _require(all(start + size <= len(data) for start, size in places), "it is damaged (truncated)")
         if compression in _DEFLATE:  # libtiff does not look at the checksum of Deflate
             _require(
                 all(_inflates(data[start : start + size]) for start, size in places if size), "it is damaged: Deflate data"
@@ -296,13 +297,13 @@ def tiff_pages(data: bytes) -> list[dict[int, tuple]]:
             size = struct.calcsize(order + form) * number
             if size > struct.calcsize(order + offset):
                 (place,) = struct.unpack_from(order + offset, data, place)
-            _require(place + size <= len(data), "it is truncated")
+            _require(place + size <= len(data), "it is damaged (truncated)")
             if number and form in ("H", "I", "Q"):
                 tags[tag] = struct.unpack_from(f"{order}{number}{form}", data, place)
             position += struct.calcsize(order + "HH" + offset * 2)
         pages.append(tags)
         (position,) = struct.unpack_from(order + offset, data, position)
-    _require(pages, "it is truncated")
+    _require(pages, "it is damaged (truncated)")
     return pages
 
 
@@ -310,7 +311,7 @@ def _decode_jpeg(data, channels):
     try:
         *_, space, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:  # most likely a subsampling that TurboJPEG has no name for
-        _require(data.find(b"\xff\xd9", _jpeg_header(data)[1]) > 0, "it is truncated")
+        _require(data.find(b"\xff\xd9", _jpeg_header(data)[1]) > 0, "it is damaged (truncated)")
         return _by_opencv(data, channels)
     image, warning = _by_libjpeg(data, channels)
     if warning:
@@ -354,7 +355,7 @@ def _jpeg_header(data):
         else:
             segments.append(data[position : position + 2 + size])
         position = data.find(b"\xff", position + 2 + size)
-    _require(0 < position < len(data) - 4, "it is truncated")
+    _require(0 < position < len(data) - 4, "it is damaged (truncated)")
     return segments, position
 
 

@@ -11,6 +11,7 @@ from paddleseg.utils import logger
 
 from paddleseg_psp.data.paired import listed_path, read_list
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.files import printable
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # What is given in place of images: what it is, what to do.
@@ -57,7 +58,7 @@ def find_images(path: str | None, results: str | None = None) -> tuple[list[str]
     if missing:
         raise UserError(f"--image_path {path}: there is no file {missing[0]}")
     if not found:
-        raise UserError(f"--image_path {path}: there is no image in it ({', '.join(ENDINGS)})")
+        raise UserError(f"--image_path {path}: the list is empty")
     return sorted(found), path if os.path.isdir(path) else os.path.dirname(path)
 
 
@@ -73,9 +74,11 @@ def _in_folder(path, results):
         file for file in files if file.lower().endswith(".npy")
     ]
     others = Counter(os.path.splitext(file)[1].lower() or "without ending" for file in set(files) - set(found))
-    if found and others:
-        kinds = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
-        logger.warning(f"{_printable(path)}: {sum(others.values())} files are left out, which are no images: {kinds}")
+    kinds = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
+    if not found:
+        raise UserError(f"--image_path {path}: there is no image in it ({', '.join(ENDINGS)}), but {kinds or 'nothing'}")
+    if others:
+        logger.warning(f"{printable(path)}: {sum(others.values())} files are left out, which are no images: {kinds}")
     return found
 
 
@@ -102,10 +105,6 @@ def _require_text(path):
             raise UserError(
                 f"--image_path {path} is neither an image ({', '.join(ENDINGS)}, .npy) nor a text file listing images"
             )
-
-
-def _printable(path):
-    return path.encode("utf-8", "backslashreplace").decode()  # names may be no UTF-8, which the log cannot write
 
 
 def _listed(folder, line):

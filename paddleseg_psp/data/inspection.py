@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from paddle.io import Dataset
 from paddleseg.utils import logger
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from paddleseg_psp.data.agreement import require_none
 from paddleseg_psp.data.checked import checked
@@ -81,7 +81,7 @@ def _inspect_sample(dataset, index):
         errors.append(f"the image {image_path} has values that are not finite")
     elif image.min() == image.max():
         warnings.append(f"the image {image_path} has the same value everywhere")
-    if not image_path.endswith(".npy"):
+    if not image_path.lower().endswith(".npy"):
         warnings += _inspect_file(image_path, image, getattr(dataset, "max_value", None))
     if label_path.lower().endswith((".jpg", ".jpeg")):
         errors.append(f"the label {label_path} is a JPEG, which changes values: save labels as PNG")
@@ -95,8 +95,11 @@ def _inspect_sample(dataset, index):
 
 
 def _inspect_file(path, image, max_value):
-    with Image.open(path) as file:
-        orientation, mode = file.getexif().get(_ORIENTATION, 1), file.mode
+    try:
+        with Image.open(path) as file:
+            orientation, mode = file.getexif().get(_ORIENTATION, 1), file.mode
+    except UnidentifiedImageError:  # OpenCV reads it, as a TIFF of three floats
+        orientation, mode = 1, ""
     if orientation != 1:
         yield f"the image {path} is turned by its EXIF orientation ({orientation}): its label must be turned as well"
     if image.dtype != np.uint8 and max_value is None and image.shape[2:] in ((), (3,)):

@@ -143,6 +143,7 @@ class Predictor:
         output_op (str): "argmax", "softmax" or "none".
         palette: a (red, green, blue) colour for each class, or None.
         class_names: a name for each class, or None.
+        max_value: the value of a white pixel in image files, or None; see `read_image`.
         views (Views): how it looks at images: as evaluation does with the configuration it was exported with.
     """
 
@@ -154,7 +155,7 @@ class Predictor:
         self.class_names = description.get("class_names")
         self.views = Views.from_options(description.get("test_config") or {}, "deploy.yaml: test_config")
         self._has_logits = self.output_op != "argmax" or session.outputs > 1
-        self._max_value = description.get("max_value")
+        self.max_value = description.get("max_value")
         transforms = [registry.build(spec, f"transforms.{i}") for i, spec in enumerate(description["transforms"])]
         self._transforms = T.Compose(transforms, img_channels=self.input_shape[1])
         self._resizes = not all(isinstance(item, _KEEP_SIZE) for item in transforms)
@@ -214,7 +215,7 @@ class Predictor:
         if isinstance(image, np.ndarray):
             array = image
         else:
-            array = read_image(os.fspath(image), self.input_shape[1], self._max_value)
+            array = read_image(os.fspath(image), self.input_shape[1], self.max_value)
         sample = self._transforms({"img": array.astype("float32"), "gt_fields": []})
         return sample["img"], sample["trans_info"]
 

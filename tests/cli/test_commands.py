@@ -218,7 +218,7 @@ def test_bad_data_names_the_file(fails, spoilt, workers):
     assert "is 64x24 but its image" in fails("train", "--config", config, "--num_workers", workers)
     for image in images:
         image.write_bytes(image.read_bytes()[:100])
-    assert "cannot be read: it is truncated" in fails("train", "--config", config, "--num_workers", workers)
+    assert "cannot be read: it is damaged (truncated)" in fails("train", "--config", config, "--num_workers", workers)
     os.remove(labels[0])
     assert "1 of 6 images have no label" in fails("train", "--config", config)
 

@@ -43,7 +43,7 @@ def test_names_differ_where_endings_do():
 
 
 @pytest.mark.parametrize(
-    "name, words", [(None, "is missing"), ("gone", "no such file"), ("gone.png", "there is no file"), ("text.txt", "no image")]
+    "name, words", [(None, "is missing"), ("gone", "no such file"), ("gone.png", "there is no file"), ("text.txt", "is empty")]
 )
 def test_nothing_there(folder, name, words):
     with pytest.raises(UserError, match=words):
@@ -93,6 +93,9 @@ def test_files_that_are_left_out_are_said(tmp_path, said):
     assert relative(tmp_path, find_images(str(tmp_path))[0]) == ["a.JPG"]
     assert len(said) == 1 and said[0].startswith(f"{tmp_path}: 4 files are left out")
     assert all(kind in said[0] for kind in ("2 .gif", "1 .heic", "1 without ending"))
+    (tmp_path / "a.JPG").unlink()
+    with pytest.raises(UserError, match="there is no image in it .* but 2 .gif"):
+        find_images(str(tmp_path))
 
 
 def test_results_below_the_images_are_no_images(tmp_path):

@@ -1,5 +1,6 @@
 """Defects planted in a data set: each is found, with its file."""
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -47,6 +48,11 @@ def _arguments(data, **changes):
 
 def label(data, value, name="train1_label.png"):
     Image.fromarray(np.asarray(value)).save(data / name)
+
+
+def deep(data, ending, dtype):
+    values = np.random.RandomState(1).randint(0, 4096, (12, 16, 3)).astype(dtype)
+    (data / "train1.png").write_bytes(cv2.imencode(ending, values)[1].tobytes())
 
 
 def copy(data, source, target):
@@ -130,6 +136,14 @@ WARNINGS = {
     "transparent": (
         lambda data: Image.open(data / "train1.png").convert("RGBA").save(data / "train1.png"),
         "train1.png is RGBA",
+    ),
+    "16 bits": (
+        lambda data: deep(data, ".png", np.uint16),
+        "train1.png has more than 8 bits a channel: set max_value",
+    ),
+    "floats, which Pillow does not read": (
+        lambda data: deep(data, ".tif", np.float32),
+        "train1.png has more than 8 bits a channel: set max_value",
     ),
     "class in validation only": (no_second_class, "the classes 2 occur in validation but not in training"),
 }
