@@ -6,16 +6,19 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 
-from paddleseg.utils import calculate_eta, logger
+from paddleseg.utils import calculate_eta
 from tqdm import tqdm
+
+from paddleseg_psp.log import Tolerant, logger
 
 _LOG_SECONDS = 10.0
 
 
 def track(items: Iterable, total: int, label: str) -> Iterator:
     """Yields the items; shows a bar on a terminal, and elsewhere log lines now and then, both with the time left."""
-    if sys.stdout.isatty():
-        yield from tqdm(items, desc=label, total=total, file=sys.stdout, leave=False)
+    out = Tolerant(sys.stdout)
+    if out.isatty():
+        yield from tqdm(items, desc=label, total=total, file=out, leave=False)
         return
     start = logged = time.monotonic()
     for done, item in enumerate(items, 1):
