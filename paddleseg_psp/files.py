@@ -114,6 +114,16 @@ def require_writable(folder: str, flag: str = "--save_dir") -> None:
         raise UserError(f"{flag} {folder}: nothing can be written in {existing} ({error.strerror})")
 
 
+def can_be_made(folder: str) -> bool:
+    """Returns whether a folder is there or could be made."""
+    try:
+        if not os.path.isdir(folder):
+            require_writable(folder)
+        return True
+    except UserError:
+        return False
+
+
 def read_if_there(path: str) -> str:
     """Returns the text of a file, or "" where it cannot be read."""
     try:
