@@ -1,8 +1,10 @@
 import os
 import re
+import subprocess
+import sys
 
 import pytest
-from helpers import run_python
+from helpers import ROOT, own_mounts, run_python
 
 from paddleseg_psp import environment
 from paddleseg_psp.environment import mkl_code_path
@@ -70,7 +72,10 @@ def test_values_of_the_user_are_kept(script):
         assert digest == multiply(PADDLE_ALONE, **users)[1]
 
 
-HOME = "import os, paddleseg_psp.environment as e, paddle, paddleseg, visualdl; print(os.environ['HOME'], *e.describe(), sep='\\n')"
+HOME = """
+import os, paddleseg_psp, paddle, paddleseg, visualdl
+print(os.environ["HOME"], *paddleseg_psp.environment.describe(), sep="\\n")
+"""
 
 
 @pytest.mark.parametrize("place", ["nowhere", "a file", "another's folder in it"])
@@ -88,11 +93,14 @@ def test_a_home_that_cannot_be_written(tmp_path, place):
     assert sorted(os.listdir(tmp_path)) == ([".visualdl", "file"] if home == tmp_path else ["file"])
 
 
-def test_a_home_that_was_filled_before_is_kept(tmp_path):
-    """Though nothing can be made in it."""
-    for name in (*environment._IN_HOME, *(f".paddleseg/{name}" for name in environment._IN_SEG_HOME), ".cache/paddle/dataset"):
+def test_a_read_only_home_that_has_the_folders_is_kept(tmp_path):
+    for name in (*environment._IN_HOME, *(f".paddleseg/{name}" for name in environment._IN_SEG_HOME)):
         (tmp_path / name).mkdir(parents=True)
-    process = run_python(["-c", HOME], env={"HOME": str(tmp_path)})
+    (tmp_path / ".visualdl" / "conf" / "config.json").write_text("{}")
+    mount = f'mount --bind {tmp_path} {tmp_path} && mount -o remount,ro,bind {tmp_path} && cd {ROOT} && exec "$@"'
+    shell = [*own_mounts(), "bash", "-c", mount, "-", sys.executable, "-c", HOME]
+    process = subprocess.run(shell, capture_output=True, text=True, env={**os.environ, "HOME": str(tmp_path)})
+    assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[0] == str(tmp_path) and "home:" not in process.stdout
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from paddleseg_psp.visual.text import show
+
 _PANELS = (("Train", "loss"), ("Train", "lr"), ("Evaluate", "mIoU"))
 _SMOOTHED = 25  # a loss is averaged over this part of the run, 1/25
 
@@ -35,5 +37,6 @@ def draw_curves(runs: dict, path: str) -> None:
                 x, y = x[window - 1 :], np.convolve(y, np.full(window, 1 / window), "valid")
             axes.plot(x, y, label=name, **style)
         if len(runs) > 1 and axes.lines:
-            axes.legend()
+            for artist in axes.legend().get_texts():
+                show(artist, artist.get_text())
     figure.savefig(path, dpi=100, format="png")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from paddleseg_psp.visual.text import show
+
 
 def draw_throughput(points: Sequence, title: str, path: str) -> None:
     """Writes a picture of images a second over the batch size.
@@ -27,5 +29,6 @@ def draw_throughput(points: Sequence, title: str, path: str) -> None:
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend()
+    for artist in axes.legend().get_texts():
+        show(artist, artist.get_text())
     figure.savefig(path, dpi=100, format="png")

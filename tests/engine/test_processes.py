@@ -4,13 +4,12 @@ import fcntl
 import json
 import os
 import pty
-import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, TINY, run_python, run_training
+from helpers import ROOT, TINY, own_mounts, run_python, run_training
 
 from paddleseg_psp.config import Config
 from paddleseg_psp.engine.checkpoint import find_checkpoints
@@ -107,14 +106,6 @@ def test_a_folder_without_locks(write_config, tmp_path, monkeypatch, capsys):
     run_training(Config(write_config(iters=2), [TINY]), tmp_path / "out", with_evaluation=False)
     said = [line for line in capsys.readouterr().out.splitlines() if "cannot be locked" in line]
     assert len(said) == 1 and "Function not implemented" in said[0]
-
-
-def own_mounts():
-    """Returns the beginning of a command that sees mounts of its own; skips where that is not permitted."""
-    for before in (["unshare", "-rm"], ["unshare", "-m"]):
-        if shutil.which("unshare") and not subprocess.run([*before, "true"], capture_output=True).returncode:
-            return before
-    pytest.skip("mounts of its own need unshare(1) to be permitted")
 
 
 SMALL = "mount -t tmpfs -o size={} none /dev/shm"
