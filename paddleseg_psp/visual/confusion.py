@@ -20,8 +20,8 @@ def draw_confusion_matrix(counts: np.ndarray, names: list[str], path: str) -> No
 
     counts, total = np.asarray(counts, float), np.sum(counts, axis=1, keepdims=True)
     shares = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
-    side = 3 + 0.32 * len(names)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    side = 1 + 0.32 * len(names)
+    figure = Figure(figsize=(side + 1, side))
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -36,4 +36,4 @@ def draw_confusion_matrix(counts: np.ndarray, names: list[str], path: str) -> No
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=6, color=color)
     figure.colorbar(image, ax=axes, shrink=0.6, label="share of the label's pixels")
-    figure.savefig(path, dpi=110, format="png")
+    figure.savefig(path, dpi=110, format="png", bbox_inches="tight")  # the names around it, however long, add to its size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paddleseg_psp.visual.text import show
+from paddleseg_psp.visual.text import name_entries
 
 _ROWS = 30  # of a column
 
@@ -25,6 +25,5 @@ def draw_legend(entries: Sequence, path: str) -> None:
     FigureCanvasAgg(figure)
     patches = [Patch(color=tuple(value / 255 for value in color), label="…") for _, color in entries]
     legend = figure.legend(handles=patches, loc="center", ncols=columns, frameon=False)
-    for artist, (text, _) in zip(legend.get_texts(), entries):
-        show(artist, text)
+    name_entries(legend, [text for text, _ in entries])
     figure.savefig(path, dpi=100, format="png", bbox_inches="tight")  # as wide as the texts are

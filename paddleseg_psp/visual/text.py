@@ -34,8 +34,10 @@ def shown(text: str) -> tuple[str, str]:
         "No font on this machine has the characters of some names, which pictures show escaped: for Chinese, Japanese and "
         "Korean install one, such as Debian's fonts-noto-cjk or fonts-wqy-zenhei"
     )
-    known = (character if character.isprintable() and ord(character) in _characters(usual) else None for character in text)
-    return "".join(one or code.encode("ascii", "backslashreplace").decode() for one, code in zip(known, text)), usual
+    return "".join(
+        character if character.isprintable() and ord(character) in _characters(usual) else ascii(character)[1:-1]
+        for character in text
+    ), usual
 
 
 def labels(class_names: Sequence[str]) -> list[str]:
@@ -86,3 +88,9 @@ def show(artist: Any, text: str) -> None:
 
     text, font = shown(text)
     artist.set(text=text, fontproperties=FontProperties(fname=font, size=artist.get_fontsize()), parse_math=False)
+
+
+def name_entries(legend: Any, names: Sequence[str]) -> None:
+    """Gives the entries of one of matplotlib's legends their names, which it would leave out where they begin with _."""
+    for artist, name in zip(legend.get_texts(), names):
+        show(artist, name)
