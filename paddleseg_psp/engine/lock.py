@@ -45,30 +45,34 @@ def only_training(save_dir: str) -> Iterator[None]:
         yield
         return
     os.makedirs(save_dir, exist_ok=True)
-    path = os.path.join(save_dir, LOCK)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-    _held.add(descriptor)
-    try:
-        _lock(descriptor, save_dir)
+    with contextlib.ExitStack() as held:
+        try:
+            descriptor = os.open(os.path.join(save_dir, LOCK), os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            held.callback(_close, descriptor)
+            _held.add(descriptor)
+            _lock(descriptor, save_dir)
+        except OSError as error:
+            logger.warning(
+                f"--save_dir {save_dir} cannot be locked ({error.strerror}): start no second training there meanwhile"
+            )
         yield
-    finally:
-        _held.remove(descriptor)
-        os.close(descriptor)
+
+
+def _close(descriptor):
+    _held.discard(descriptor)
+    os.close(descriptor)
 
 
 def _lock(descriptor, save_dir):
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, "this system has no flock")
     try:
-        if fcntl is None:
-            raise OSError(errno.ENOSYS, "this system has no flock")
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = os.read(descriptor, 1000).decode(errors="replace").strip() or "a process that has just started"
         raise UserError(
             f"another training is running in --save_dir {save_dir}: {owner}; choose another --save_dir, or wait for its end"
         )
-    except OSError as error:
-        logger.warning(f"--save_dir {save_dir} cannot be locked ({error.strerror}): start no second training there meanwhile")
-        return
     owner = f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
     with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
         os.ftruncate(descriptor, 0)
