@@ -71,6 +71,11 @@ def _drop_unwritten():
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def output() -> Tolerant:
+    """Returns what is sys.stdout at the time, which tests and Jupyter replace, made tolerant."""
+    return sys.stdout if isinstance(sys.stdout, Tolerant) else Tolerant(sys.stdout)
+
+
 @contextlib.contextmanager
 def tolerant_output() -> Iterator[None]:
     """Inside the block whatever is printed, by other packages too, raises nothing."""
@@ -82,10 +87,8 @@ def tolerant_output() -> Iterator[None]:
 
 
 class _ToStdout(logging.Handler):
-    """Writes to what is sys.stdout at the time, which tests and Jupyter replace."""
-
     def emit(self, record):
-        stream = Tolerant(sys.stdout)
+        stream = output()
         stream.write(self.format(record) + "\n")
         stream.flush()
 

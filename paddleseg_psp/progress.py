@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Iterator
 
 from paddleseg.utils import calculate_eta
 from tqdm import tqdm
 
-from paddleseg_psp.log import Tolerant, logger
+from paddleseg_psp.log import logger, output
 
 _LOG_SECONDS = 10.0
 
 
 def track(items: Iterable, total: int, label: str) -> Iterator:
     """Yields the items; shows a bar on a terminal, and elsewhere log lines now and then, both with the time left."""
-    out = Tolerant(sys.stdout)
+    out = output()
     if out.isatty():
         yield from tqdm(items, desc=label, total=total, file=out, leave=False)
         return

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 
@@ -24,7 +23,7 @@ from paddleseg_psp.engine.interruption import Interrupted
 from paddleseg_psp.engine.metrics import ConfusionMatrix
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import append, atomic_path
-from paddleseg_psp.log import Tolerant, logger
+from paddleseg_psp.log import logger, output
 from paddleseg_psp.visual import draw_curves
 
 RECORDS, _CURVES = "metrics.jsonl", "curves.png"
@@ -70,7 +69,7 @@ class TrainingLog:
         self._seconds = self._reader_seconds = 0.0
 
     def __enter__(self) -> TrainingLog:
-        self._writer, self._out = None, Tolerant(sys.stdout)
+        self._writer, self._out = None, output()
         if self._writes:
             with self.dispensable(RECORDS):
                 self._drop_later_records()
