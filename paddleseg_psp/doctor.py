@@ -16,7 +16,8 @@ import shutil
 import subprocess
 import sys
 
-from paddleseg_psp.files import read_if_there
+from paddleseg_psp.files import can_be_made, read_if_there
+from paddleseg_psp.log import tolerant_output
 
 INSTRUCTIONS = ("sse4_2", "avx2", "fma", "avx512f", "avx512_bf16", "neon", "asimd")
 IMPORTED_AS = {
@@ -83,7 +84,10 @@ def check_packages(report: Report) -> None:
                     raise environment.paddle_error
                 importlib.import_module(IMPORTED_AS.get(name, name))
             except Exception as error:  # a broken package may raise anything
-                report.problem(f"{name} {version} cannot be imported ({error}): pip install --force-reinstall '{requirement}'")
+                what_to_do = f"pip install --force-reinstall '{requirement}'"
+                if isinstance(error, OSError) and error.filename:  # not of a library, but of a folder it makes
+                    what_to_do = "set HOME, or TMPDIR, to a folder that can be written"
+                report.problem(f"{name} {version} cannot be imported ({error}): {what_to_do}")
     report.line("onnxruntime", _version("onnxruntime") or "not installed; only ONNX models need it")
 
 
@@ -117,7 +121,7 @@ def check_operators(report: Report) -> None:
     for compiler in compilers:
         report.line(" ".join(compiler), _first_line([*compiler, "--version"]) or "not found")
     cache = build.cache_folder()
-    report.line("operators' cache", f"{cache}{'' if _is_writable(cache) else ' (cannot be written)'}")
+    report.line("operators' cache", f"{cache}{'' if can_be_made(os.path.join(cache, 'new')) else ' (cannot be written)'}")
     found = build.find_library()
     report.line("operators", found or "not built yet; building them")
     try:
@@ -177,14 +181,13 @@ def _first_line(command):
     return next(iter(result.stdout.splitlines()), "") if result.returncode == 0 else None
 
 
-def _is_writable(folder):
-    while not folder.exists():
-        folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK)
-
-
 def main() -> int:
     """Runs all checks; a check that fails by itself is a problem, too."""
+    with tolerant_output():
+        return _main()
+
+
+def _main():
     report = Report()
     for check in (check_machine, check_packages, check_paddle, check_operators):
         try:

@@ -1,17 +1,21 @@
-"""Settings that make paddle fast on the CPU, applied when the package is imported.
+"""Settings that make paddle work and be fast on the CPU, applied when the package is imported.
 
 Paddle's CPU products go through a build of MKL that takes its slowest code path on AMD processors, and it uses one thread
-unless told otherwise (benchmarks/train_step.py measures what that costs).
+unless told otherwise (benchmarks/train_step.py measures what that costs). It and others make folders in the home when they are
+imported, which not every container has.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
+import shutil
 import sys
+import tempfile
 import warnings
 
-from paddleseg_psp.files import read_if_there
+from paddleseg_psp.files import can_be_made, read_if_there
 
 # The instruction sets that each of MKL's code paths uses, best first.
 _MKL_CODE_PATHS = (
@@ -22,7 +26,13 @@ _MKL_CODE_PATHS = (
 # Warnings that paddle gives everyone, whatever they do: at import, and at the first batch normalization.
 _SILENCED = ("No ccache found", "When training, we now always track global mean and variance")
 
+# Folders that paddleseg and visualdl make in the home at import. Paddle makes another where it may.
+_IN_SEG_HOME = ("dataset", "tmp", "pretrained_model")
+_IN_HOME = (".visualdl/conf", ".visualdl/fastdeployserver", ".visualdl/x2paddle")
+_PADDLES = ".cache/paddle/dataset"
+
 _applied: dict[str, str] = {}
+_home: str | None = None  # what the temporary home stands in for
 paddle_error = None  # why paddle cannot be imported; a second attempt would give a misleading reason
 
 
@@ -38,8 +48,28 @@ def mkl_code_path(cpu_info: str) -> str | None:
     return next((path for path, needed in _MKL_CODE_PATHS if needed.issubset(flags)), None)
 
 
+def _ensure_home():
+    """Gives the process a temporary home, removed at its end, where its own does not take the folders made at import."""
+    global _home
+    home = os.path.expanduser("~")  # as it stands where the user has none
+    seg_home = os.environ.get("SEG_HOME") or os.path.join(home, ".paddleseg")
+    needed = [os.path.join(seg_home, name) for name in _IN_SEG_HOME] + [os.path.join(home, name) for name in _IN_HOME]
+    if os.access(home, os.W_OK):
+        needed.append(os.path.join(home, _PADDLES))
+    if os.path.isabs(home) and all(map(can_be_made, needed)):
+        return
+    try:
+        temporary = tempfile.mkdtemp(prefix="paddleseg_psp.")
+    except OSError:  # no place to write at all: the import says so
+        return
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    os.environ["HOME"], _home = temporary, home
+
+
 def configure() -> None:
     """Chooses MKL's code path and the number of threads, unless the user has set MKL_DEBUG_CPU_TYPE or OMP_NUM_THREADS.
+
+    A home that cannot be written is replaced.
 
     Without paddle there is nothing to choose for: the module that needs it will say so, and the doctor what to do.
     """
@@ -50,6 +80,7 @@ def configure() -> None:
         os.environ["MKL_DEBUG_CPU_TYPE"] = code_path  # MKL reads it at its first use
         _applied["MKL_DEBUG_CPU_TYPE"] = code_path
     users_threads = _users_threads()
+    _ensure_home()
     try:
         import paddle
     except Exception as error:  # an OSError, too: paddle makes a folder in the home
@@ -88,6 +119,11 @@ def describe() -> list[str]:
         f"paddleseg {paddleseg.__version__}, numpy {numpy.__version__}, OpenCV {cv2.__version__}",
         f"device: {paddle.device.get_device()}, {_cores()} CPU cores",
     ]
+    if _home:
+        lines.append(
+            f"home: {_home} cannot be written, so the process has {os.environ['HOME']} until it ends, downloads and compiled "
+            "operators included (set HOME to keep them)"
+        )
     if _applied:
         chosen = ", ".join(f"{name}={value}" for name, value in _applied.items())
         lines.append(f"set for CPU speed (your own values are kept): {chosen}")

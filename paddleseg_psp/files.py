@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 
 from paddleseg_psp.errors import UserError
+
+_LONG_NAME = 200  # bytes; file systems take 255 at most
+_TEMPORARY = re.compile(r"\.\d+\.([0-9a-f]{8}\..+|iter_\d+)")  # the latter of earlier versions
 
 
 @contextlib.contextmanager
@@ -19,11 +25,8 @@ def atomic_path(path: str) -> Iterator[str]:
     Raises:
         OSError: the file could not be written; names `path`.
     """
-    folder, name = os.path.split(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    start = f".{os.getpid()}."
-    # keeps the extension, which writers go by; a file system takes 255 bytes
-    temporary = os.path.join(folder, start + os.fsdecode(os.fsencode(name)[len(start) - 255 :]))
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    temporary = _temporary(path)
     try:
         yield temporary
         _flush(temporary)
@@ -44,8 +47,7 @@ def atomic_folder(path: str) -> Iterator[str]:
     A folder that is there already is `path`.old for a moment, which is all there is if the process dies just then.
     """
     path = os.path.abspath(path)
-    parent, name = os.path.split(path)
-    temporary, old = os.path.join(parent, f".{os.getpid()}.{name}"), path + ".old"
+    temporary, old = _temporary(path), path + ".old"
     try:
         os.makedirs(temporary)
         yield temporary
@@ -56,10 +58,45 @@ def atomic_folder(path: str) -> Iterator[str]:
             shutil.rmtree(old, ignore_errors=True)
             os.rename(path, old)
         os.rename(temporary, path)
-        _flush(parent)
+        _flush(os.path.dirname(path))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _temporary(path):
+    """Returns a hidden path beside `path` that no other process uses, with its extension, which writers go by."""
+    folder, name = os.path.split(os.path.abspath(path))
+    if len(os.fsencode(name)) > _LONG_NAME:
+        name = "long" + os.path.splitext(name)[1][-20:]
+    return os.path.join(folder, f".{os.getpid()}.{secrets.token_hex(4)}.{name}")  # containers give the same process ids
+
+
+def remove_left_overs(folder: str) -> None:
+    """Removes what writers that were killed have left; nothing else may be writing there."""
+    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+        if _TEMPORARY.fullmatch(entry.name):
+            shutil.rmtree(entry.path) if entry.is_dir() else os.remove(entry.path)
+
+
+def append(path: str, content: bytes) -> None:
+    """Adds bytes to the end of a file, all of them or, raising OSError, none."""
+    with open(path, "ab", buffering=0) as file:
+        size = os.path.getsize(path)
+        try:
+            if file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Gives a file a second name, or where the file system has no such links, a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _flush(path):
@@ -83,6 +120,16 @@ def require_writable(folder: str, flag: str = "--save_dir") -> None:
             pass
     except OSError as error:
         raise UserError(f"{flag} {folder}: nothing can be written in {existing} ({error.strerror})")
+
+
+def can_be_made(folder: str) -> bool:
+    """Returns whether a folder is there or could be made."""
+    try:
+        if not os.path.isdir(folder):
+            require_writable(folder)
+        return True
+    except UserError:
+        return False
 
 
 def read_if_there(path: str) -> str:

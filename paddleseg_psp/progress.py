@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Iterator
 
-from paddleseg.utils import calculate_eta, logger
+from paddleseg.utils import calculate_eta
 from tqdm import tqdm
+
+from paddleseg_psp.log import logger, output
 
 _LOG_SECONDS = 10.0
 
 
 def track(items: Iterable, total: int, label: str) -> Iterator:
     """Yields the items; shows a bar on a terminal, and elsewhere log lines now and then, both with the time left."""
-    if sys.stdout.isatty():
-        yield from tqdm(items, desc=label, total=total, file=sys.stdout, leave=False)
+    out = output()
+    if out.isatty():
+        yield from tqdm(items, desc=label, total=total, file=out, leave=False)
         return
     start = logged = time.monotonic()
     for done, item in enumerate(items, 1):

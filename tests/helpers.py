@@ -4,11 +4,13 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import paddle
+import pytest
 from paddle import nn
 from paddleseg.cvlibs import manager
 from paddleseg.models.layers import ConvBNReLU
@@ -64,6 +66,14 @@ def run_python(arguments, **options):
     return subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=ROOT, **options
     )
+
+
+def own_mounts():
+    """Returns the beginning of a command that sees mounts of its own; skips where that is not permitted."""
+    for before in (["unshare", "-rm"], ["unshare", "-m"]):
+        if shutil.which("unshare") and not subprocess.run([*before, "true"], capture_output=True).returncode:
+            return before
+    pytest.skip("mounts of its own need unshare(1) to be permitted")
 
 
 def run_tool(path, arguments, capture):

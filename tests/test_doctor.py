@@ -30,6 +30,12 @@ def test_a_sound_machine():
         assert line in result.stdout
 
 
+def test_a_home_that_cannot_be_written():
+    result = consult(HOME="/proc/nohome")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "/proc/nohome cannot be written, so the process has " in result.stdout
+
+
 def test_no_compiler(tmp_path):
     """Where nothing has been built before."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -49,6 +55,13 @@ def test_a_package_that_cannot_be_imported(tmp_path, module, package):
     problems = verdict(consult(PYTHONPATH=str(tmp_path)))
     (problem,) = (line for line in problems if f". {package} " in line)  # what needs it is named, too
     assert "cannot be imported (libcuda.so.1 is missing): pip install --force-reinstall" in problem
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    """To install a package again would not help."""
+    (tmp_path / "visualdl.py").write_text("import os; os.makedirs('/proc/folder')")
+    (problem,) = verdict(consult(PYTHONPATH=str(tmp_path)))
+    assert "visualdl" in problem and problem.endswith(": set HOME, or TMPDIR, to a folder that can be written")
 
 
 def test_packages_that_are_missing_or_of_another_version(monkeypatch):

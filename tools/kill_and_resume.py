@@ -43,7 +43,7 @@ def finish(arguments, save_dir):
 
 def kill_at(process, seconds, save_dir=None):
     """Kills a training after so many seconds, of its next save if save_dir is given; returns False if it had ended."""
-    while save_dir and process.poll() is None and not glob.glob(os.path.join(save_dir, f".{process.pid}.iter_*")):
+    while save_dir and process.poll() is None and not glob.glob(os.path.join(save_dir, f".{process.pid}.*iter_*")):
         time.sleep(0.001)
     try:
         process.wait(seconds)

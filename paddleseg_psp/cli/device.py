@@ -9,11 +9,11 @@ import sys
 
 import paddle
 import paddle.distributed as dist
-from paddleseg.utils import logger
 
 from paddleseg_psp import environment
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.trainer import seed_everything
+from paddleseg_psp.log import logger
 
 _PR_SET_PDEATHSIG = 1  # prctl(2): a signal when the parent process has died
 

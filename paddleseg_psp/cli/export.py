@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paddleseg.utils import logger
-
 from paddleseg_psp.cli import arguments
 from paddleseg_psp.cli.device import set_up
 from paddleseg_psp.cli.inputs import trained_model
@@ -16,6 +14,7 @@ from paddleseg_psp.deploy.verify import summary
 from paddleseg_psp.engine.checkpoint import metrics_of
 from paddleseg_psp.engine.views import Views
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import logger
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import paddleseg_psp
+from paddleseg_psp.log import tolerant_output
 from paddleseg_psp.registry import suggestion
 from paddleseg_psp.shipped import shipped
 
@@ -46,7 +47,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
-        print(_help())
+        with tolerant_output():
+            print(_help())
         return
     if name == "--version":
         print(f"paddleseg-psp {paddleseg_psp.__version__}")

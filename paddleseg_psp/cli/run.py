@@ -10,13 +10,20 @@ from collections.abc import Callable
 
 from paddleseg_psp.engine.interruption import Interrupted
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import tolerant_output
 
 
 def run(command: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     """Calls command(args). On failure the last line says what is wrong and the process exits with 1.
 
-    Ended by a signal it exits with 128 and the signal's number, as a shell has it.
+    Ended by a signal it exits with 128 and the signal's number, as a shell has it. That output cannot be shown, or written any
+    more, is no failure.
     """
+    with tolerant_output():
+        _run(command, args)
+
+
+def _run(command, args):
     try:
         command(args)
     except KeyboardInterrupt:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paddleseg.utils import logger
-
 from paddleseg_psp.cli import arguments
 from paddleseg_psp.cli.device import set_up
 from paddleseg_psp.cli.run import run
@@ -15,6 +13,7 @@ from paddleseg_psp.engine import distributed, train
 from paddleseg_psp.engine.views import Views
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import require_writable
+from paddleseg_psp.log import logger
 
 
 def main(argv: Sequence[str] | None = None) -> None:

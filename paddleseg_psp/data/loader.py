@@ -7,8 +7,10 @@ thread either.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
+import os
 import shutil
 import signal
 import traceback
@@ -16,14 +18,15 @@ from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
 import paddle
-from paddle.io import Dataset
+from paddle.io import Dataset, multiprocess_utils
 from paddle.io.dataloader.collate import default_collate_fn
-from paddleseg.utils import logger
 
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import warn_once
 
 _SHARED_MEMORY = "/dev/shm"
 _BATCHES_AHEAD = 2  # of each process
+_SPARE = 8  # semaphores, each a page of shared memory, where a loader has more than its queues
 _SECONDS_AFTER_SIGTERM = 30
 _SECONDS_TO_STOP = 10  # which a process needs only where it hangs in reading
 
@@ -35,13 +38,13 @@ def load_batches(dataset: Dataset, batches: Iterable[Sequence], num_workers: int
         dataset: has `dataset[key]`, a dict of arrays, and `dataset.files(key)`, what to call it in messages. trans_info
             in it comes as it is, in a list of each sample's.
         batches: the list of keys of each batch; iterating it again gives the same.
-        num_workers: processes that read; 0 reads each batch when it is asked for.
+        num_workers: processes that read; 0, and a system without semaphores, reads each batch when it is asked for.
 
     Raises:
         UserError: from the data set, as it was raised there; or a reading process died.
         RuntimeError: any other error in a reading process, with its traceback.
     """
-    if num_workers == 0:
+    if num_workers == 0 or not _has_semaphores(num_workers):
         for keys in batches:
             batch = _batch([dataset[key] for key in keys])
             yield {key: paddle.to_tensor(value) if isinstance(value, np.ndarray) else value for key, value in batch.items()}
@@ -59,9 +62,8 @@ def load_batches(dataset: Dataset, batches: Iterable[Sequence], num_workers: int
     # The processes are forks. Garbage that they inherit they would collect, and a queue of an earlier loader, whose threads
     # are not in the fork, waits for them in its destructor for ever.
     gc.collect()
-    iterator = iter(loader)
-    # Paddle raises a process's death wherever the program is; without its handler the loader finds it within seconds.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with _without_handler():
+        iterator = iter(loader)
     try:
         while True:
             try:
@@ -91,14 +93,15 @@ class _Guarded(paddle.io.Dataset):
     def start(self, worker):
         """Prepares a reading process. What ends the program is the main process's to decide, which may still save."""
         self._pids[worker] = multiprocessing.current_process().pid
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for signum in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_IGN)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_AFTER_SIGTERM))
 
     def __getitem__(self, key):
         reading = self._reading[paddle.io.get_worker_info().id]
         try:
-            reading.value = self.dataset.files(key).encode()[:2047]
+            reading.value = os.fsencode(self.dataset.files(key))[:2047]  # names need not be UTF-8
             return self.dataset[key]
         except UserError as error:
             return error
@@ -111,11 +114,38 @@ class _Guarded(paddle.io.Dataset):
         dead = [worker for worker, pid in enumerate(self._pids) if pid and pid not in alive]
         if not dead:
             return error
-        files = "; ".join(self._reading[worker].value.decode(errors="replace") for worker in dead)
+        files = "; ".join(os.fsdecode(self._reading[worker].value) for worker in dead)
         return UserError(
             f"{len(dead)} of {len(self._pids)} processes that read data died, reading {files}. If the files open elsewhere, "
             f"memory ran out: lower --num_workers or --batch_size, or give {_SHARED_MEMORY} more room (docker --shm-size=8g)"
         )
+
+
+@contextlib.contextmanager
+def _without_handler():
+    """Inside the block Paddle's loader installs no handler of SIGCHLD, which only the main thread may do.
+
+    It would raise a process's death wherever the program is; without it the loader finds that within seconds.
+    """
+    before = multiprocess_utils._SIGCHLD_handler_set
+    multiprocess_utils._SIGCHLD_handler_set = True
+    try:
+        yield
+    finally:
+        multiprocess_utils._SIGCHLD_handler_set = before
+
+
+def _has_semaphores(num_workers):
+    """Returns whether the queues of reading processes can be made, whose semaphores are files in shared memory."""
+    try:
+        needed = 3 * num_workers + 8  # of a queue each, one for all, and an event
+        return bool([multiprocessing.Semaphore() for _ in range(needed + _SPARE)])
+    except (OSError, ImportError) as error:
+        warn_once(
+            f"{_SHARED_MEMORY} is missing or full, where reading processes have their semaphores ({error}): the main process "
+            "reads, more slowly. Mount it or give it more room (docker run --shm-size=8g), or say --num_workers 0"
+        )
+        return False
 
 
 def _fits_shared_memory(dataset, batches, num_workers):
@@ -128,7 +158,7 @@ def _fits_shared_memory(dataset, batches, num_workers):
     free = shutil.disk_usage(_SHARED_MEMORY).free
     if needed <= free:
         return True
-    logger.warning(
+    warn_once(
         f"{_SHARED_MEMORY} has {free / 2**20:.0f} MB free, too little for {num_workers} reading processes, which need "
         f"{needed / 2**20:.0f} MB: batches go through pipes, more slowly. Give it more room (docker run --shm-size=8g)"
     )

@@ -7,6 +7,7 @@ order, transforms and dropout are functions of the seed and the iteration.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,13 +17,13 @@ import shutil
 import paddle
 from paddle import nn
 from paddle.optimizer import Optimizer
-from paddleseg.utils import logger
 
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.precision import LossScaler
 from paddleseg_psp.engine.weight_average import WeightAverage
 from paddleseg_psp.errors import UserError
-from paddleseg_psp.files import atomic_folder, atomic_path, sha256
+from paddleseg_psp.files import atomic_folder, atomic_path, link_or_copy, sha256
+from paddleseg_psp.log import logger
 from paddleseg_psp.models.weights import load_weights, read_weights
 
 _PARAMETERS, _OPTIMIZER, _AVERAGE, _STATE = "model.pdparams", "model.pdopt", "average.pdparams", "state.json"
@@ -61,6 +62,9 @@ class Checkpoints:
         save_dir: gets iter_<n>/ and best_model/.
         keep: checkpoints kept, the newest; 0 keeps all.
         model (Layer), optimizer, scaler (LossScaler), average (WeightAverage): what is saved.
+
+    Attributes:
+        latest: the folder that was saved or loaded last, a whole one; None before.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Checkpoints:
     ) -> None:
         self._save_dir, self._keep = save_dir, keep
         self._model, self._optimizer, self._scaler, self._average = model, optimizer, scaler, average
+        self.latest: str | None = None
 
     def save(self, progress: Progress) -> str:
         """Writes iter_<iteration>/ and removes the oldest checkpoints beyond those to keep; returns the folder.
@@ -77,34 +82,67 @@ class Checkpoints:
         Raises:
             UserError: nothing could be written, as on a full disk; the earlier checkpoints are still there.
         """
-        final = os.path.join(self._save_dir, f"iter_{progress.iteration}")
-        if distributed.rank() > 0:
-            return final
-        try:
-            with atomic_folder(final) as folder:
-                paddle.save(self._model.state_dict(), os.path.join(folder, _PARAMETERS))
-                paddle.save(_optimizer_state(self._model, self._optimizer), os.path.join(folder, _OPTIMIZER))
-                if self._average.enabled:
-                    paddle.save(self._average.state_dict(), os.path.join(folder, _AVERAGE))
-                with open(os.path.join(folder, _STATE), "w", encoding="utf-8") as file:
-                    json.dump({**dataclasses.asdict(progress), "scaler": self._scaler.state_dict()}, file, indent=1)
-                sums = [f"{sha256(os.path.join(folder, name))}  {name}\n" for name in sorted(os.listdir(folder))]
-                with open(os.path.join(folder, _SUMS), "w", encoding="utf-8") as file:
-                    file.writelines(sums)
-        except OSError as error:
-            raise UserError(f"the checkpoint {final} could not be written: {error.strerror}. Earlier ones are as they were")
-        logger.info(f"Saved {final}")
-        for old in find_checkpoints(self._save_dir)[self._keep :] if self._keep else ():
-            shutil.rmtree(old)
+        final = self._final(progress)
+        if distributed.rank() == 0:
+            try:
+                with atomic_folder(final) as folder:
+                    paddle.save(self._model.state_dict(), os.path.join(folder, _PARAMETERS))
+                    paddle.save(_optimizer_state(self._model, self._optimizer), os.path.join(folder, _OPTIMIZER))
+                    if self._average.enabled:
+                        paddle.save(self._average.state_dict(), os.path.join(folder, _AVERAGE))
+                    self._complete(folder, progress, {})
+            except OSError as error:
+                raise UserError(f"the checkpoint {final} could not be written: {error.strerror}. Earlier ones are as they were")
+            logger.info(f"Saved {final}")
+            for old in find_checkpoints(self._save_dir)[self._keep :] if self._keep else ():
+                try:
+                    shutil.rmtree(old)
+                except OSError as error:
+                    logger.warning(f"The old checkpoint {old} could not be removed: {error}")
+        self.latest = final
         return final
 
+    def update(self, progress: Progress) -> None:
+        """Takes what an evaluation changed in `progress` into the checkpoint of its iteration, which stays whole meanwhile.
+
+        What cannot be written, as on a full disk, is a warning: a resumed run would evaluate again.
+        """
+        final = self._final(progress)
+        if self.latest is None or os.path.abspath(self.latest) != os.path.abspath(final):  # resumed from elsewhere
+            self.save(progress)
+        elif distributed.rank() == 0:
+            try:
+                with atomic_folder(final) as folder:
+                    kept = {name: digest for digest, name in _read_sums(final) if name != _STATE}
+                    for name in kept:
+                        link_or_copy(os.path.join(final, name), os.path.join(folder, name))
+                    self._complete(folder, progress, kept)
+            except OSError as error:
+                logger.warning(f"{final} does not have its evaluation ({error.strerror}): resumed, it is evaluated again")
+
+    def _final(self, progress):
+        return os.path.join(self._save_dir, f"iter_{progress.iteration}")
+
+    def _complete(self, folder, progress, sums):
+        """Writes state.json and SHA256SUMS; `sums` are those known already."""
+        with open(os.path.join(folder, _STATE), "w", encoding="utf-8") as file:
+            json.dump({**dataclasses.asdict(progress), "scaler": self._scaler.state_dict()}, file, indent=1)
+        names = sorted(os.listdir(folder))
+        with open(os.path.join(folder, _SUMS), "w", encoding="utf-8") as file:
+            file.writelines(f"{sums.get(name) or sha256(os.path.join(folder, name))}  {name}\n" for name in names)
+
     def save_best(self, metrics: dict) -> None:
-        """Writes best_model/model.pdparams, the weights that the network has now, and metrics.json beside it."""
-        path = os.path.join(self._save_dir, BEST, _PARAMETERS)
+        """Writes best_model/model.pdparams, the weights that the network has now, and metrics.json beside it.
+
+        The metrics have the checksum of their weights, so those of other weights go first.
+        """
+        path, noted = (os.path.join(self._save_dir, BEST, name) for name in (_PARAMETERS, METRICS))
         try:
             with atomic_path(path) as temporary:
                 paddle.save(self._model.state_dict(), temporary)
-            with atomic_path(os.path.join(self._save_dir, BEST, METRICS)) as temporary, open(temporary, "w") as file:
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(noted)
+            with atomic_path(noted) as temporary, open(temporary, "w") as file:
                 json.dump({"weights_sha256": sha256(path), **metrics}, file, indent=1)
         except OSError as error:
             raise UserError(f"{path} could not be written: {error.strerror}")
@@ -130,6 +168,7 @@ class Checkpoints:
                 raise UserError(f"--resume_model {folder} was trained without --use_ema; resume it without, too")
             self._average.set_state_dict(read_weights(path))
         self._scaler.set_state_dict(state.pop("scaler"))
+        self.latest = folder
         return Progress(**state)
 
 
@@ -161,11 +200,16 @@ def newest_checkpoint(save_dir: str) -> str | None:
     return None
 
 
+def _read_sums(folder):
+    """Returns (checksum, name) pairs."""
+    with open(os.path.join(folder, _SUMS), encoding="utf-8") as file:
+        return [line.split() for line in file]
+
+
 def damage(folder: str) -> str | None:
     """Returns what is wrong with a checkpoint folder, or None: each file must have the checksum it was written with."""
     try:
-        with open(os.path.join(folder, _SUMS), encoding="utf-8") as file:
-            sums = [line.split() for line in file]
+        sums = _read_sums(folder)
         for expected, name in sums:
             if sha256(os.path.join(folder, name)) != expected:
                 return f"{name} is damaged"

@@ -24,12 +24,10 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Inside the block SIGTERM and SIGINT are remembered, to be acted on where nothing is lost.
+    """Inside the block SIGTERM, SIGINT and SIGHUP are remembered, to be acted on where nothing is lost.
 
-    A second SIGINT ends the process at once.
+    A second SIGINT ends the process at once. SIGHUP stays ignored where it was, as nohup has it.
     """
-
-    _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self, agree_every: int) -> None:
         """agree_every (int): iterations between the moments when several processes ask each other."""
@@ -38,7 +36,11 @@ class Interruption:
     def __enter__(self) -> Interruption:
         self._previous = {}
         if threading.current_thread() is threading.main_thread():  # the only one that signals reach
-            self._previous = {signum: signal.signal(signum, self._handle) for signum in self._SIGNALS}
+            signals = [signal.SIGTERM, signal.SIGINT]
+            hang_up = getattr(signal, "SIGHUP", None)  # absent on Windows
+            if hang_up and signal.getsignal(hang_up) != signal.SIG_IGN:
+                signals.append(hang_up)
+            self._previous = {signum: signal.signal(signum, self._handle) for signum in signals}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,16 +7,15 @@ import re
 import shutil
 
 import yaml
-from paddleseg.utils import logger
 
 from paddleseg_psp import environment
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.checkpoint import BEST, Checkpoints, Progress, find_checkpoints, newest_checkpoint
 from paddleseg_psp.errors import UserError
-from paddleseg_psp.files import atomic_path
+from paddleseg_psp.files import atomic_path, remove_left_overs
+from paddleseg_psp.log import logger
 
 _OF_A_RUN = (BEST, "config.yml", "environment.txt", "metrics.jsonl", "curves.png", "validation")
-_LEFT_OVER = re.compile(r"\.\d+\.iter_\d+")  # a save that was killed
 
 
 def start(checkpoints: Checkpoints, save_dir: str, resume_model: str | None, fresh: Progress) -> Progress:
@@ -54,8 +53,8 @@ def start(checkpoints: Checkpoints, save_dir: str, resume_model: str | None, fre
 
 def _tidy(save_dir, folder, iteration, auto):
     os.makedirs(save_dir, exist_ok=True)
-    for name in filter(_LEFT_OVER.fullmatch, os.listdir(save_dir)):
-        shutil.rmtree(os.path.join(save_dir, name))
+    for killed in (save_dir, os.path.join(save_dir, BEST)):
+        remove_left_overs(killed)
     own = folder is not None and os.path.samefile(os.path.dirname(os.path.abspath(folder)), save_dir)
     if own:
         newer = [path for path in find_checkpoints(save_dir) if _iteration(path) > iteration]
@@ -74,8 +73,9 @@ def _describe(save_dir, config):
     """Writes the resolved configuration and the environment beside the checkpoints."""
     for name, text in (("config.yml", config), ("environment.txt", "\n".join(environment.describe()) + "\n")):
         if text:
-            with atomic_path(os.path.join(save_dir, name)) as path, open(path, "w", encoding="utf-8") as file:
-                file.write(text)
+            path = os.path.join(save_dir, name)
+            with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(text)  # paths need not be UTF-8
 
 
 def _iteration(folder):

@@ -12,13 +12,13 @@ import paddle
 from paddle import Tensor, nn
 from paddle.io import Dataset
 from paddle.optimizer import Optimizer
-from paddleseg.utils import logger
 
 from paddleseg_psp.data import SeededDataset, TrainingSampler, checked, load_batches
 from paddleseg_psp.data.sampler import derived_seed
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.checkpoint import Checkpoints, Progress
 from paddleseg_psp.engine.interruption import Interrupted, Interruption
+from paddleseg_psp.engine.lock import only_training
 from paddleseg_psp.engine.precision import LossScaler, autocast, cast_weights
 from paddleseg_psp.engine.resume import start
 from paddleseg_psp.engine.training_log import TrainingLog
@@ -26,6 +26,7 @@ from paddleseg_psp.engine.validation import Validation
 from paddleseg_psp.engine.weight_average import WeightAverage
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import require_writable
+from paddleseg_psp.log import logger
 
 
 def train(
@@ -85,66 +86,72 @@ def train(
 
     Raises:
         ValueError: no optimizer, or no losses.
-        UserError: wrong files, a loss that is not finite, no place to save.
-        Interrupted: SIGTERM or SIGINT came; a checkpoint was saved.
+        UserError: wrong files, a loss that is not finite, no place to save, another training in save_dir.
+        Interrupted: SIGTERM, SIGINT or SIGHUP came; a checkpoint was saved.
     """
     if optimizer is None or not losses:
         raise ValueError("train needs an optimizer and losses")
     require_writable(save_dir)
-    cast_weights(model, optimizer, precision, amp_level)
-    scaler, average = LossScaler(precision == "fp16"), WeightAverage(model, ema_decay)
-    checkpoints = Checkpoints(save_dir, keep_checkpoint_max, model, optimizer, scaler, average)
-    progress = start(checkpoints, save_dir, resume_model, Progress(seed, config=config))
-    steps = range(progress.iteration + 1, iters + 1)
-    dataset = checked(train_dataset)
-    dataset.hold()
-    sampler = _sampler(dataset, batch_size, steps, progress.seed, accumulate)
-    batches = load_batches(SeededDataset(dataset), sampler, num_workers)
-    options = {"num_workers": num_workers, "precision": precision, "amp_level": amp_level, **(test_config or {})}
-    validation = Validation(model, average, checkpoints, val_dataset, save_dir, options, palette)
-    log = TrainingLog(save_dir, progress.iteration, iters, log_iters, sampler, dataset, num_workers, use_vdl)
-    network, schedule = distributed.wrapped(model), optimizer._learning_rate
+    with only_training(save_dir):
+        cast_weights(model, optimizer, precision, amp_level)
+        scaler, average = LossScaler(precision == "fp16"), WeightAverage(model, ema_decay)
+        checkpoints = Checkpoints(save_dir, keep_checkpoint_max, model, optimizer, scaler, average)
+        progress = start(checkpoints, save_dir, resume_model, Progress(seed, config=config))
+        steps = range(progress.iteration + 1, iters + 1)
+        dataset = checked(train_dataset)
+        dataset.hold()
+        sampler = _sampler(dataset, batch_size, steps, progress.seed, accumulate)
+        batches = load_batches(SeededDataset(dataset), sampler, num_workers)
+        options = {"num_workers": num_workers, "precision": precision, "amp_level": amp_level, **(test_config or {})}
+        validation = Validation(model, average, checkpoints, val_dataset, save_dir, options, palette)
+        log = TrainingLog(save_dir, progress, iters, log_iters, sampler, dataset, num_workers, use_vdl)
+        network, schedule = distributed.wrapped(model), optimizer._learning_rate
 
-    with Interruption(log_iters) as interruption, log, contextlib.closing(batches):
-        try:
-            if progress.iteration and _due(progress.iteration, save_interval, iters):
-                if validation.run(progress, interruption, log):  # an interruption had cut it short
-                    checkpoints.save(progress)
-            model.train()
-            for iteration in steps:
-                if early_stop_intervals and progress.without_gain >= early_stop_intervals:
-                    logger.info(f"Stopped early: no better mIoU in {early_stop_intervals} evaluations up to {iteration - 1}")
-                    break
-                seed_everything(progress.seed, iteration, distributed.rank())
-                terms, waited = 0, 0.0
-                for turn in range(accumulate):
-                    asked = time.perf_counter()
-                    batch = next(batches)
-                    waited += time.perf_counter() - asked
-                    with distributed.exchanging_gradients(network, turn == accumulate - 1):
-                        with autocast(model, precision, amp_level):
-                            parts = paddle.stack(loss_terms(network(batch["img"]), batch["label"], losses))
-                        scaler.scale(parts.sum() / accumulate).backward()
-                    terms += parts.detach() / accumulate
-                scaler.step(optimizer, model.parameters())
-                optimizer.clear_grad(set_to_zero=False)
-                average.update(iteration)
-                log.step(iteration, terms, optimizer.get_lr(), waited)
-                if isinstance(schedule, paddle.optimizer.lr.LRScheduler):
-                    schedule.step()
-                progress.iteration = iteration
-                if signum := interruption.after(iteration):
-                    log.require_finite(model)
-                    raise Interrupted(signum)
-                if _due(iteration, save_interval, iters):
-                    log.require_finite(model)
-                    validation.run(progress, interruption, log)
-                    checkpoints.save(progress)
-                    log.restart_timer()
-        except Interrupted as interrupted:
-            folder = checkpoints.save(progress)
-            raise Interrupted(interrupted.signum, f"{folder} is saved; --resume_model auto goes on from there") from None
-    return progress.best_miou
+        with Interruption(log_iters) as interruption, log, contextlib.closing(batches):
+            try:
+                if progress.iteration and _due(progress.iteration, save_interval, iters):
+                    validation.run(progress, interruption, log)  # an interruption had cut it short
+                if not steps:
+                    logger.info(
+                        f"Nothing is left to train: {progress.iteration} of {iters} iterations are done; --iters takes more"
+                    )
+                model.train()
+                for iteration in steps:
+                    if early_stop_intervals and progress.without_gain >= early_stop_intervals:
+                        logger.info(
+                            f"Stopped early: no better mIoU in {early_stop_intervals} evaluations up to {iteration - 1}"
+                        )
+                        break
+                    seed_everything(progress.seed, iteration, distributed.rank())
+                    terms, waited = 0, 0.0
+                    for turn in range(accumulate):
+                        asked = time.perf_counter()
+                        batch = next(batches)
+                        waited += time.perf_counter() - asked
+                        with distributed.exchanging_gradients(network, turn == accumulate - 1):
+                            with autocast(model, precision, amp_level):
+                                parts = paddle.stack(loss_terms(network(batch["img"]), batch["label"], losses))
+                            scaler.scale(parts.sum() / accumulate).backward()
+                        terms += parts.detach() / accumulate
+                    scaler.step(optimizer, model.parameters())
+                    optimizer.clear_grad(set_to_zero=False)
+                    average.update(iteration)
+                    log.step(iteration, terms, optimizer.get_lr(), waited)
+                    if isinstance(schedule, paddle.optimizer.lr.LRScheduler):
+                        schedule.step()
+                    progress.iteration = iteration
+                    if signum := interruption.after(iteration):
+                        log.require_finite(model)
+                        raise Interrupted(signum)
+                    if _due(iteration, save_interval, iters):
+                        log.require_finite(model)
+                        checkpoints.save(progress)
+                        validation.run(progress, interruption, log)
+                        log.restart_timer()
+            except Interrupted as interrupted:
+                folder = checkpoints.save(progress)
+                raise Interrupted(interrupted.signum, f"{folder} is saved; --resume_model auto goes on from there") from None
+        return progress.best_miou
 
 
 def _due(iteration, save_interval, iters):

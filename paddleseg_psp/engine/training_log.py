@@ -3,17 +3,17 @@ metrics.jsonl and curves.png."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.io import Dataset
-from paddleseg.utils import calculate_eta, logger
+from paddleseg.utils import calculate_eta
 from tqdm import tqdm
 
 from paddleseg_psp.data.sampler import TrainingSampler
@@ -22,7 +22,8 @@ from paddleseg_psp.engine.checkpoint import Progress
 from paddleseg_psp.engine.interruption import Interrupted
 from paddleseg_psp.engine.metrics import ConfusionMatrix
 from paddleseg_psp.errors import UserError
-from paddleseg_psp.files import atomic_path
+from paddleseg_psp.files import append, atomic_path
+from paddleseg_psp.log import logger, output
 from paddleseg_psp.visual import draw_curves
 
 RECORDS, _CURVES = "metrics.jsonl", "curves.png"
@@ -36,9 +37,12 @@ _AGAINST_DIVERGENCE = (
 class TrainingLog:
     """Averages losses and times over log_iters iterations and reports them; only the first process writes.
 
+    What cannot be written is told once; a training goes on without it.
+
     Args:
         save_dir: gets metrics.jsonl, curves.png and VisualDL's log.
-        done, iters, log_iters: iterations done, of the whole run, and between log lines.
+        progress: from where the run goes on; what was recorded after that is dropped.
+        iters, log_iters: iterations of the whole run, and between log lines.
         sampler: has images an iteration and iterations an epoch, and knows which images were read.
         dataset: `files(index)` names the files of a sample.
         num_workers: processes that read.
@@ -48,7 +52,7 @@ class TrainingLog:
     def __init__(
         self,
         save_dir: str,
-        done: int,
+        progress: Progress,
         iters: int,
         log_iters: int,
         sampler: TrainingSampler,
@@ -58,30 +62,54 @@ class TrainingLog:
     ) -> None:
         self._save_dir, self._iters, self._log_iters = save_dir, iters, log_iters
         self._sampler, self._dataset, self._num_workers = sampler, dataset, num_workers
-        self._writes, self._done, self._use_vdl = distributed.rank() == 0, done, use_vdl
+        self._writes, self._use_vdl = distributed.rank() == 0, use_vdl
+        self._done, self._evaluated = progress.iteration, progress.evaluated
+        self._failed: set[str] = set()
         self._terms: list[Tensor] = []
         self._seconds = self._reader_seconds = 0.0
 
     def __enter__(self) -> TrainingLog:
-        self._writer = None
+        self._writer, self._out = None, output()
         if self._writes:
-            _keep_records(self._metrics, self._done)
+            with self.dispensable(RECORDS):
+                self._drop_later_records()
             if self._use_vdl:
-                from visualdl import LogWriter
+                with self.dispensable("VisualDL's log"):
+                    from paddleseg_psp.engine.visualdl_log import VisualDLLog
 
-                self._writer = LogWriter(self._save_dir)
-        shown = self._writes and sys.stdout.isatty()
-        self._bar = tqdm(total=self._iters, initial=self._done, unit="it", file=sys.stdout, leave=False, disable=not shown)
+                    self._writer = VisualDLLog(self._save_dir, lambda tag, at: self._is_kept(tag.split("/")[0], at))
+        shown = self._writes and self._out.isatty()
+        self._bar = tqdm(total=self._iters, initial=self._done, unit="it", file=self._out, leave=False, disable=not shown)
         self.restart_timer()
         return self
 
     def __exit__(self, error: type | None, *_: object) -> None:
         self._bar.close()
-        if self._writer:
-            self._writer.close()
         if error in (None, Interrupted) and self._writes and os.path.exists(self._metrics):
-            with atomic_path(os.path.join(self._save_dir, _CURVES)) as path:
+            with self.dispensable(_CURVES), atomic_path(os.path.join(self._save_dir, _CURVES)) as path:
                 draw_curves({"": read_records(self._metrics)}, path)
+
+    @contextlib.contextmanager
+    def dispensable(self, what: str) -> Iterator[None]:
+        """Inside the block an error is a warning, the first time; `what` is written there."""
+        try:
+            yield
+        except Interrupted:
+            raise
+        except Exception as error:
+            if what not in self._failed:
+                self._failed.add(what)
+                logger.warning(f"{what} could not be written, the training goes on: {type(error).__name__}: {error}")
+
+    def _is_kept(self, group, iteration):
+        """Whether a record is of the run that goes on; an evaluation after the last complete one is made up for."""
+        return iteration <= (self._done if group == "Train" else self._evaluated)
+
+    def _drop_later_records(self):
+        if os.path.exists(self._metrics):
+            kept = [item for item in read_records(self._metrics) if self._is_kept(item["group"], item["iteration"])]
+            with atomic_path(self._metrics) as temporary, open(temporary, "w", encoding="utf-8") as file:
+                file.writelines(json.dumps(record) + "\n" for record in kept)
 
     @property
     def _metrics(self):
@@ -150,21 +178,23 @@ class TrainingLog:
             scalars.update({f"loss_{index}": value for index, value in enumerate(terms)})
         self._record("Train", iteration, scalars, epoch=epoch)
 
-    def evaluation(self, matrix: ConfusionMatrix, progress: Progress, pictures: Sequence) -> None:
-        """Reports an evaluation, the best one so far, and pictures, a list of [H, W, 3] (blue, green, red) uint8."""
-        iteration = progress.evaluated
+    def evaluation(self, matrix: ConfusionMatrix, progress: Progress) -> None:
+        """Reports an evaluation and the best one so far."""
         self._say(
             f"[EVAL] The model with the best validation mIoU ({progress.best_miou:.4f}) was saved at iter "
             f"{progress.best_iteration}."
         )
         scalars = {"mIoU": matrix.mean_iou(), "Acc": matrix.pixel_accuracy(), "mAcc": matrix.mean_accuracy()}
-        self._record("Evaluate", iteration, scalars, class_iou=[_json_number(value) for value in matrix.class_iou()])
-        for index, picture in enumerate(pictures):
-            if self._writer:
-                self._writer.add_image(f"Validation/{index}", picture[..., ::-1], iteration)
+        self._record("Evaluate", progress.evaluated, scalars, class_iou=[_json_number(value) for value in matrix.class_iou()])
+
+    def picture(self, index: int, picture: np.ndarray, iteration: int) -> None:
+        """Gives VisualDL a picture of an evaluation, [H, W, 3] (blue, green, red) uint8."""
+        if self._writer:
+            with self.dispensable("VisualDL's log"):
+                self._writer.add_image(f"Validation/{index}", picture, iteration)
 
     def _say(self, line):
-        with tqdm.external_write_mode(file=sys.stdout):
+        with tqdm.external_write_mode(file=self._out):
             logger.info(line)
 
     def _record(self, group, iteration, scalars, **more):
@@ -176,11 +206,12 @@ class TrainingLog:
             **{key: _json_number(value) for key, value in scalars.items()},
             **more,
         }
-        with open(self._metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with self.dispensable(RECORDS):
+            append(self._metrics, (json.dumps(record) + "\n").encode())
         if self._writer:
-            for name, value in scalars.items():
-                self._writer.add_scalar(f"{group}/{name}", value, iteration)
+            with self.dispensable("VisualDL's log"):
+                for name, value in scalars.items():
+                    self._writer.add_scalar(f"{group}/{name}", value, iteration)
 
 
 def _json_number(value):
@@ -200,11 +231,3 @@ def read_records(path: str) -> list[dict]:
             except json.JSONDecodeError:
                 break
     return records
-
-
-def _keep_records(path, iteration):
-    """Drops what a run recorded after the iteration from which it goes on."""
-    if os.path.exists(path):
-        kept = [record for record in read_records(path) if record["iteration"] <= iteration]
-        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in kept)

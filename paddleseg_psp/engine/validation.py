@@ -15,10 +15,11 @@ from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.checkpoint import Checkpoints, Progress
 from paddleseg_psp.engine.evaluator import evaluate
 from paddleseg_psp.engine.inference import predict_classes
-from paddleseg_psp.engine.interruption import Interruption
+from paddleseg_psp.engine.interruption import Interrupted, Interruption
 from paddleseg_psp.engine.training_log import TrainingLog
 from paddleseg_psp.engine.views import OPTIONS, Views
 from paddleseg_psp.engine.weight_average import WeightAverage
+from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path
 from paddleseg_psp.visual import color_map, draw_comparison, viewable, write_image
 
@@ -49,16 +50,31 @@ class Validation:
         self._model, self._average, self._checkpoints = model, average, checkpoints
         self._dataset, self._save_dir, self._options, self._palette = dataset, save_dir, options, palette
 
-    def run(self, progress: Progress, interruption: Interruption, log: TrainingLog) -> bool:
-        """Evaluates the network as it is now and takes the result into `progress`; returns False if there was nothing to do."""
-        iteration = progress.iteration
-        if self._dataset is None or progress.evaluated == iteration:
-            return False
-        is_main = distributed.rank() == 0
+    def run(self, progress: Progress, interruption: Interruption, log: TrainingLog) -> None:
+        """Evaluates the network as it is now, unless that is done, and takes the result into `progress` and its checkpoint.
+
+        Raises:
+            UserError: the data or the network failed; the message says where the training is saved.
+            Interrupted: the evaluation was cut short.
+        """
+        if self._dataset is None or progress.evaluated == progress.iteration:
+            return
+        try:
+            self._run(progress, interruption, log)
+        except Interrupted:
+            raise
+        except Exception as error:
+            reason = f"the evaluation failed with {type(error).__name__}: {error} (--debug shows where)"
+            reason = str(error).rstrip(".") if isinstance(error, UserError) else reason
+            raise UserError(
+                f"{reason}. The training is saved in {self._checkpoints.latest}: --resume_model auto goes on from there"
+            ) from error
+
+    def _run(self, progress, interruption, log):
+        iteration, is_main = progress.iteration, distributed.rank() == 0
         with self._average.applied():
             with interruption.at_once():
                 matrix = evaluate(self._model, self._dataset, **self._options)
-                pictures = self._pictures(iteration) if is_main else []
             progress.evaluated, progress.without_gain = iteration, progress.without_gain + 1
             miou = float(np.nan_to_num(matrix.mean_iou()))  # not a number where all labels are ignored
             if progress.best_miou is None or miou > progress.best_miou:
@@ -73,24 +89,26 @@ class Validation:
                             "mean accuracy": matrix.mean_accuracy(),
                         }
                     )
+        log.evaluation(matrix, progress)
+        self._checkpoints.update(progress)
+        if is_main:
+            with self._average.applied(), interruption.at_once(), log.dispensable("a validation picture"):
+                self._pictures(iteration, log)
         self._model.train()
-        log.evaluation(matrix, progress, pictures)
-        return True
 
     @paddle.no_grad()
-    def _pictures(self, iteration):
-        """Writes and returns pictures [H, W, 3] (blue, green, red) uint8 of a few images: image, label, prediction."""
+    def _pictures(self, iteration, log):
+        """Writes pictures of a few images: image, label, prediction."""
         dataset, colors = checked(self._dataset), color_map(self._palette)
         names = dataset.CLASS_NAMES or [str(index) for index in range(dataset.num_classes)]
         views = Views.from_options({key: value for key, value in self._options.items() if key in OPTIONS})
-        pictures = []
         for number, index in enumerate(np.unique(np.linspace(0, len(dataset) - 1, _PICTURES).astype(int))):
             sample = dataset[index]
             network_input = paddle.to_tensor(sample["img"][np.newaxis])
             pred = predict_classes(self._model, network_input, sample["trans_info"], views)
             image = viewable(dataset.read(index)[0])
             maps = [sample["label"].astype(np.uint8), pred.astype(np.uint8)]
-            pictures.append(draw_comparison([(image, maps)], ["label", "prediction"], names, colors))
+            picture = draw_comparison([(image, maps)], ["label", "prediction"], names, colors)
             with atomic_path(os.path.join(self._save_dir, "validation", f"iter_{iteration}_{number}.png")) as path:
-                write_image(path, pictures[-1])
-        return pictures
+                write_image(path, picture)
+            log.picture(number, picture, iteration)

@@ -8,9 +8,12 @@ import cv2
 import numpy as np
 
 from paddleseg_psp.visual.masks import IGNORED, colorize
+from paddleseg_psp.visual.text import draw_text, labels, text_width
 
-_FONT, _INK, _PAPER = cv2.FONT_HERSHEY_SIMPLEX, (40, 40, 40), 255
-_PANEL_WIDTH, _MARGIN, _LINE = 320, 8, 22  # pixels
+_INK, _PAPER = (40, 40, 40), 255
+_PANEL_WIDTH, _MARGIN, _LINE, _TEXT = 320, 8, 22, 13  # pixels
+_LONGEST_PANEL = 4 * _PANEL_WIDTH
+_COLUMN, _PATCH = 160, 22  # of the legend, at least, and of the colour in it
 
 
 def draw_comparison(
@@ -21,14 +24,14 @@ def draw_comparison(
     Args:
         rows: (image [h, w, 3] uint8, list of class maps [h, w]) pairs.
         titles: of the class maps.
-        class_names: names; the legend has the classes that occur.
+        class_names: names; the legend has the classes that occur, with their index where no font shows the name.
         colors: uint8 [256, 3] (red, green, blue), see `color_map`.
     """
     lines = [_titles(["image", *titles])]
     for image, maps in rows:
         lines.append(_row([image, *(colorize(classes, colors) for classes in maps)]))
     width = lines[0].shape[1]
-    names = {**dict(enumerate(class_names)), IGNORED: "ignored"}
+    names = {**dict(enumerate(labels(class_names))), IGNORED: "ignored"}
     occurring = np.unique(np.concatenate([classes.ravel() for _, maps in rows for classes in maps]))
     lines.append(_legend([(names[index], colors[index]) for index in occurring if index in names], width))
     return np.concatenate(lines)
@@ -44,28 +47,30 @@ def draw_panels(rows: Sequence) -> np.ndarray:
 
 
 def _row(panels):
+    """Returns panels side by side, as large as the first one fits, however long or narrow that is."""
     height, width = panels[0].shape[:2]
-    size = (_PANEL_WIDTH, round(height * _PANEL_WIDTH / width))
-    shown = [cv2.resize(panel, size, interpolation=cv2.INTER_NEAREST) for panel in panels]
-    bordered = [cv2.copyMakeBorder(panel, 0, _MARGIN, _MARGIN, 0, cv2.BORDER_CONSTANT, value=(_PAPER,) * 3) for panel in shown]
-    row = np.concatenate(bordered, axis=1)
-    return cv2.copyMakeBorder(row, 0, 0, 0, _MARGIN, cv2.BORDER_CONSTANT, value=(_PAPER,) * 3)
+    scale = min(_PANEL_WIDTH / width, _LONGEST_PANEL / height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    panels = [cv2.resize(panel, size, interpolation=cv2.INTER_NEAREST) for panel in panels]
+    rest = _PANEL_WIDTH - size[0]
+    paper = {"borderType": cv2.BORDER_CONSTANT, "value": (_PAPER,) * 3}
+    row = np.concatenate([cv2.copyMakeBorder(panel, 0, _MARGIN, _MARGIN, rest, **paper) for panel in panels], axis=1)
+    return cv2.copyMakeBorder(row, 0, 0, 0, _MARGIN, **paper)
 
 
 def _titles(titles):
     strip = np.full((_LINE + _MARGIN, len(titles) * (_PANEL_WIDTH + _MARGIN) + _MARGIN, 3), _PAPER, np.uint8)
     for column, title in enumerate(titles):
-        at = (column * (_PANEL_WIDTH + _MARGIN) + _MARGIN, _LINE - 4)
-        cv2.putText(strip, title, at, _FONT, 0.5, _INK, 1, cv2.LINE_AA)
+        draw_text(strip, title, (column * (_PANEL_WIDTH + _MARGIN) + _MARGIN, _LINE // 2 + 2), _TEXT, _INK)
     return strip
 
 
 def _legend(entries, width):
-    column = 160
+    column = max([_COLUMN, *(text_width(name, _TEXT) + _PATCH + 2 * _MARGIN for name, _ in entries)])
     per_line = max(1, (width - _MARGIN) // column)
-    strip = np.full(((len(entries) + per_line - 1) // per_line * _LINE + _MARGIN, width, 3), _PAPER, np.uint8)
+    strip = np.full((-(-len(entries) // per_line) * _LINE + _MARGIN, width, 3), _PAPER, np.uint8)
     for place, (name, color) in enumerate(entries):
         x, y = place % per_line * column + _MARGIN, place // per_line * _LINE
         cv2.rectangle(strip, (x, y + 3), (x + 16, y + 17), color[::-1].tolist(), -1)
-        cv2.putText(strip, name, (x + 22, y + 15), _FONT, 0.42, _INK, 1, cv2.LINE_AA)
+        draw_text(strip, name, (x + _PATCH, y + 10), _TEXT, _INK)
     return strip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from paddleseg_psp.visual.text import name_entries
+
 _PANELS = (("Train", "loss"), ("Train", "lr"), ("Evaluate", "mIoU"))
 _SMOOTHED = 25  # a loss is averaged over this part of the run, 1/25
 
@@ -23,6 +25,7 @@ def draw_curves(runs: dict, path: str) -> None:
     for axes, (group, key) in zip(figure.subplots(1, len(_PANELS)), _PANELS):
         axes.set(title=key, xlabel="iteration")
         axes.grid(alpha=0.3)
+        names = []
         for index, (name, records) in enumerate(runs.items()):
             points = [(item["iteration"], item[key]) for item in records if item["group"] == group and item[key] is not None]
             if not points:
@@ -33,7 +36,8 @@ def draw_curves(runs: dict, path: str) -> None:
             if key == "loss" and window > 1:
                 axes.plot(x, y, color=style["color"], alpha=0.25)
                 x, y = x[window - 1 :], np.convolve(y, np.full(window, 1 / window), "valid")
-            axes.plot(x, y, label=name, **style)
+            axes.plot(x, y, label="…", **style)
+            names.append(name)
         if len(runs) > 1 and axes.lines:
-            axes.legend()
+            name_entries(axes.legend(), names)
     figure.savefig(path, dpi=100, format="png")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from paddleseg_psp.visual.text import name_entries
+
 _ROWS = 30  # of a column
 
 
@@ -21,6 +23,7 @@ def draw_legend(entries: Sequence, path: str) -> None:
     columns = -(-len(entries) // _ROWS)
     figure = Figure(figsize=(3 * columns, 0.3 + 0.25 * min(len(entries), _ROWS)))
     FigureCanvasAgg(figure)
-    patches = [Patch(color=tuple(value / 255 for value in color), label=text) for text, color in entries]
-    figure.legend(handles=patches, loc="center", ncols=columns, frameon=False)
-    figure.savefig(path, dpi=100, format="png")
+    patches = [Patch(color=tuple(value / 255 for value in color), label="…") for _, color in entries]
+    legend = figure.legend(handles=patches, loc="center", ncols=columns, frameon=False)
+    name_entries(legend, [text for text, _ in entries])
+    figure.savefig(path, dpi=100, format="png", bbox_inches="tight")  # as wide as the texts are

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from paddleseg_psp.visual.text import name_entries
+
 
 def draw_throughput(points: Sequence, title: str, path: str) -> None:
     """Writes a picture of images a second over the batch size.
@@ -19,13 +21,14 @@ def draw_throughput(points: Sequence, title: str, path: str) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for name in dict.fromkeys(name for name, _, _ in points):
+    names = list(dict.fromkeys(name for name, _, _ in points))
+    for name in names:
         own = sorted((size, rate) for other, size, rate in points if other == name)
-        axes.plot(*zip(*own), marker="o", label=name)
+        axes.plot(*zip(*own), marker="o", label="…")
     axes.set(title=title, xlabel="batch size", ylabel="images a second", xscale="log")
     axes.set_xticks(sorted({size for _, size, _ in points}), labels=sorted({size for _, size, _ in points}))
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend()
+    name_entries(axes.legend(), names)
     figure.savefig(path, dpi=100, format="png")

@@ -2,6 +2,7 @@ import collections
 import contextlib
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -9,9 +10,11 @@ import paddle
 import pytest
 from helpers import run_python
 
+from paddleseg_psp import log
 from paddleseg_psp.data import load_batches, loader
 from paddleseg_psp.errors import UserError
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 BATCHES = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
 
 
@@ -73,9 +76,25 @@ def test_a_dead_reading_process_is_told_with_its_file(num_workers):
     assert time.monotonic() - begun < 30
 
 
+def test_names_need_not_be_utf8():
+    dataset = Numbers(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    dataset.files = lambda index: os.fsdecode(b"caf\xe9.png") * (200 if index == 5 else 1)  # longer than what is kept of it
+    with pytest.raises(UserError, match="died, reading caf\udce9.pngcaf"):
+        list(load_batches(dataset, BATCHES, 1))
+
+
+def test_other_threads_may_read():
+    """Python's handlers of signals are the main thread's."""
+    handler, result = signal.getsignal(signal.SIGCHLD), []
+    thread = threading.Thread(target=lambda: result.extend(numbers(load_batches(Numbers(), BATCHES, 2))))
+    thread.start()
+    thread.join()
+    assert result == BATCHES and signal.getsignal(signal.SIGCHLD) is handler
+
+
 def test_a_signal_to_all_processes_leaves_the_readers_alone():
     """Whether to end is for the main process to decide, which may want to save."""
-    dataset = Numbers(lambda: [os.kill(os.getpid(), signum) for signum in (signal.SIGTERM, signal.SIGINT)])
+    dataset = Numbers(lambda: [os.kill(os.getpid(), signum) for signum in SIGNALS])
     assert numbers(load_batches(dataset, BATCHES, 1)) == BATCHES
 
 
@@ -94,6 +113,7 @@ def _children():
 def test_little_shared_memory_is_noticed(monkeypatch, capsys):
     """Processes that find it full would die."""
     usage = collections.namedtuple("usage", "free")
+    log.warn_once.cache_clear()
     monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: usage(free=100))
     assert numbers(load_batches(Numbers(), BATCHES, 2)) == BATCHES
     said = capsys.readouterr().out
@@ -108,6 +128,7 @@ import gc
 import numpy as np
 import paddleseg_psp
 import paddle
+from paddleseg_psp import log
 from paddleseg_psp.data import load_batches
 from paddleseg_psp.errors import UserError
 

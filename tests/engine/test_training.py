@@ -2,6 +2,8 @@ import glob
 import json
 import os
 import re
+import sys
+import threading
 import time
 
 import cv2
@@ -242,6 +244,41 @@ def test_losses_and_outputs_must_match(write_config, tmp_path):
     loss = {"types": [{"type": "CrossEntropyLoss"}], "coef": [1]}
     with pytest.raises(UserError, match="2 outputs in training, but .*loss.coef has 1"):
         run_training(Config(write_config(loss=loss)), tmp_path / "out")
+
+
+def test_training_and_evaluation_in_a_thread(write_config, tmp_path):
+    """As in a web server or a window."""
+    results = []
+    config = Config(write_config(), [TINY])
+
+    def work():
+        best, model = run_training(config, tmp_path / "out", num_workers=1)
+        matrix = evaluate(model, config.build_dataset("val_dataset"), num_workers=1, print_detail=False)
+        results.append((best, matrix.counts.sum()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(results) == 1 and results[0][1] > 0
+
+
+class Notebook:
+    """A stdout that has nothing but what print needs."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_training_in_a_notebook(write_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Notebook())
+    run_training(Config(write_config(), [TINY]), tmp_path / "out")
+    assert len(re.findall(TRAIN_LINE, sys.stdout.text)) == 4 and "[EVAL] #Images: 3" in sys.stdout.text
 
 
 def test_reading_processes_are_used(write_config, tmp_path, capsys):
