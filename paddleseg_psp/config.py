@@ -10,7 +10,7 @@ from paddle import nn
 from paddle.io import Dataset
 from paddle.optimizer import Optimizer
 from paddle.optimizer.lr import LRScheduler
-from paddleseg.utils import logger
+from paddleseg.utils import logger as paddleseg_logger
 
 import paddleseg_psp.data  # these three register their components
 import paddleseg_psp.losses
@@ -19,6 +19,7 @@ from paddleseg_psp import registry, schedules
 from paddleseg_psp.data.agreement import require_agreement, require_classes
 from paddleseg_psp.data.class_weights import CLASS_WEIGHTS, count_classes
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import logger
 from paddleseg_psp.losses.requirements import check_loss
 from paddleseg_psp.models.layers import freeze_batch_norm
 from paddleseg_psp.shipped import shipped
@@ -382,12 +383,12 @@ class Config:
                 raise UserError(
                     f"{where}.name: no parameter has {group['name']!r} in its name; some are {', '.join(names[:3])}"
                 )
-        builder, level = registry.build(spec, self._where("optimizer")), logger.log_level
-        logger.log_level = 1  # paddleseg lists every parameter of every group
+        builder, level = registry.build(spec, self._where("optimizer")), paddleseg_logger.log_level
+        paddleseg_logger.log_level = 1  # paddleseg lists every parameter of every group
         try:
             optimizer = builder(model, schedule)
         finally:
-            logger.log_level = level
+            paddleseg_logger.log_level = level
         _tell_groups(spec.get("custom_cfg") or (), names)
         return optimizer
 

@@ -141,11 +141,6 @@ def read_if_there(path: str) -> str:
         return ""
 
 
-def printable(path: str) -> str:
-    """Returns a path for the log, which can write UTF-8 alone; other bytes of names are escaped."""
-    return path.encode("utf-8", "backslashreplace").decode()
-
-
 def sha256(path: str) -> str:
     """Returns the checksum of a file in hexadecimal digits, as sha256sum prints it."""
     digest = hashlib.sha256()

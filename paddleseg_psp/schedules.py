@@ -9,10 +9,10 @@ import math
 
 from paddle.optimizer import lr
 from paddle.optimizer.lr import LRScheduler
-from paddleseg.utils import logger
 
 from paddleseg_psp import registry
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import logger
 from paddleseg_psp.yaml_files import require_number
 
 _LOOKED_AT = 10**6  # iterations of a schedule, within a second

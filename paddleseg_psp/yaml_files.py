@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import IO
 
 import yaml
-from paddleseg.utils import logger
 
 from paddleseg_psp import registry
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import logger
 from paddleseg_psp.shipped import shipped
 
 LENGTH = ("iters", "epochs")  # a configuration has one of them

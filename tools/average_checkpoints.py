@@ -9,10 +9,10 @@ import argparse
 import os
 
 import numpy as np
-from paddleseg.utils import logger
 
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import logger
 from paddleseg_psp.models.weights import read_weights, write_weights
 
 

@@ -19,7 +19,6 @@ import pickle
 import numpy as np
 import safetensors.numpy
 import yaml
-from paddleseg.utils import logger
 
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.config import apply_overrides, read_yaml, resolve_path
@@ -28,6 +27,7 @@ from paddleseg_psp.convert.conversion import configuration
 from paddleseg_psp.convert.torch_files import write_torch
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path, sha256
+from paddleseg_psp.log import logger
 from paddleseg_psp.models.weights import read_weights, write_weights
 from paddleseg_psp.shipped import shipped
 

@@ -11,7 +11,6 @@ import os
 import numpy as np
 import paddle
 import yaml
-from paddleseg.utils import logger
 
 from paddleseg_psp.cli import arguments
 from paddleseg_psp.cli.inputs import trained_model
@@ -21,6 +20,7 @@ from paddleseg_psp.deploy.card import class_table, shown
 from paddleseg_psp.engine.checkpoint import metrics_of
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path, require_writable, sha256
+from paddleseg_psp.log import logger
 from paddleseg_psp.models.cost import costs
 from paddleseg_psp.models.weights import read_weights, write_weights
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 
 from paddle import nn
-from paddleseg.utils import logger
 
 from paddleseg_psp.config import Config
 from paddleseg_psp.engine.views import OPTIONS, Views
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import logger
 from paddleseg_psp.models.weights import load_weights
 
 

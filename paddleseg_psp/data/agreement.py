@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from numbers import Integral
 
 from paddle.io import Dataset
-from paddleseg.utils import logger
 
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import logger
 
 
 def require_classes(classes: object, where: str) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import paddle
 from paddle.io import Dataset
 from paddleseg.datasets import Dataset as PaddleSegDataset
-from paddleseg.utils import logger
 from tqdm import tqdm
 
 from paddleseg_psp.data.decoding import read_image, read_label_values
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import logger
 
 
 class CheckedSamples(paddle.io.Dataset):

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from paddle.io import Dataset
-from paddleseg.utils import logger
 from tqdm import tqdm
 
 from paddleseg_psp.data.checked import checked
+from paddleseg_psp.log import logger
 
 
 def count_classes(dataset: Dataset) -> np.ndarray:

@@ -13,11 +13,10 @@ import zlib
 import cv2
 import numpy as np
 import simplejpeg
-from paddleseg.utils import logger
 from PIL import Image, UnidentifiedImageError
 
 from paddleseg_psp.errors import UserError
-from paddleseg_psp.files import printable
+from paddleseg_psp.log import logger
 
 Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV; Pillow's own limit refuses the labels of aerial images
 _FLAGS = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH}
@@ -93,7 +92,7 @@ _told: set[str] = set()
 def _tell(name, has, what):
     if what not in _told:  # once in a process
         _told.add(what)
-        logger.warning(f"The image {printable(name)} has {has}; {what}")
+        logger.warning(f"The image {name} has {has}; {what}")
 
 
 def read_label_values(path: str) -> np.ndarray:

@@ -7,11 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from paddleseg.utils import logger
-
 from paddleseg_psp.data.paired import listed_path, read_list
 from paddleseg_psp.errors import UserError
-from paddleseg_psp.files import printable
+from paddleseg_psp.log import logger
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # What is given in place of images: what it is, what to do.
@@ -78,7 +76,7 @@ def _in_folder(path, results):
     if not found:
         raise UserError(f"--image_path {path}: there is no image in it ({', '.join(ENDINGS)}), but {kinds or 'nothing'}")
     if others:
-        logger.warning(f"{printable(path)}: {sum(others.values())} files are left out, which are no images: {kinds}")
+        logger.warning(f"{path}: {sum(others.values())} files are left out, which are no images: {kinds}")
     return found
 
 

@@ -13,13 +13,13 @@ from functools import partial
 import cv2
 import numpy as np
 from paddle.io import Dataset
-from paddleseg.utils import logger
 from PIL import Image, UnidentifiedImageError
 
 from paddleseg_psp.data.agreement import require_none
 from paddleseg_psp.data.checked import checked
 from paddleseg_psp.data.sampler import SeededDataset
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import logger
 from paddleseg_psp.progress import track
 
 _MOSTLY = 0.5  # share of ignored pixels from which a label is worth a look

@@ -8,11 +8,11 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import numpy as np
-from paddleseg.utils import logger
 from PIL import Image
 
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path
+from paddleseg_psp.log import logger
 from paddleseg_psp.progress import track
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import paddle
 from paddle import nn
 from paddle.io import Dataset
-from paddleseg.utils import logger
 
 from paddleseg_psp.data import checked, load_batches
 from paddleseg_psp.engine import distributed
@@ -18,6 +17,7 @@ from paddleseg_psp.engine.metrics import ConfusionMatrix
 from paddleseg_psp.engine.precision import autocast
 from paddleseg_psp.engine.views import Views
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import logger
 from paddleseg_psp.progress import track
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
-from paddleseg.utils import logger
 
 from paddleseg_psp.engine.views import WHOLE, Views, resizes, restored
+from paddleseg_psp.log import logger
 from paddleseg_psp.models.layers import PointWiseSpatialAttention, resize
 
 

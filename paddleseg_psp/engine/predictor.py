@@ -11,13 +11,13 @@ import numpy as np
 import paddle
 from paddle import nn
 from paddleseg.transforms import Compose
-from paddleseg.utils import logger
 
 from paddleseg_psp.data import read_image
 from paddleseg_psp.data.images import output_names, require_no_overwriting
 from paddleseg_psp.engine.inference import predict_classes
 from paddleseg_psp.engine.views import Views
 from paddleseg_psp.files import atomic_path, require_writable
+from paddleseg_psp.log import logger
 from paddleseg_psp.progress import track
 from paddleseg_psp.visual import color_map, draw_legend, overlay, save_classes, save_index_png, viewable, write_image
 

@@ -13,10 +13,10 @@ import numpy as np
 import paddle
 import safetensors.numpy
 from paddle import nn
-from paddleseg.utils import logger
 
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path, read_if_there, sha256
+from paddleseg_psp.log import logger
 
 # What a pickled dict of arrays needs, and nothing that could do more.
 _HARMLESS = {

@@ -16,13 +16,13 @@ import math
 import os
 
 import numpy as np
-from paddleseg.utils import logger
 from PIL import Image, ImageDraw, ImageOps
 
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.data.paired import listed_path, read_lines
 from paddleseg_psp.data.preparation import make_labels, write_lines
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import logger
 
 BACKGROUND, IGNORED = "_background_", "__ignore__"  # as labelme calls them
 IGNORE_INDEX = 255

@@ -11,7 +11,6 @@ import glob
 import os
 
 import numpy as np
-from paddleseg.utils import logger
 
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.data import Dataset
@@ -19,6 +18,7 @@ from paddleseg_psp.data.class_weights import count_classes
 from paddleseg_psp.data.preparation import write_lines
 from paddleseg_psp.data.splitting import stratified_split
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import logger
 
 LISTS = ("train", "val", "test")
 

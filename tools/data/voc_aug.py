@@ -12,7 +12,6 @@ import glob
 import os
 
 import numpy as np
-from paddleseg.utils import logger
 from PIL import Image
 from scipy.io import loadmat
 
@@ -21,6 +20,7 @@ from paddleseg_psp.data.paired import read_list
 from paddleseg_psp.data.pascal_voc import CLASS_NAMES, PALETTE
 from paddleseg_psp.data.preparation import make_labels, write_lines
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import logger
 from paddleseg_psp.visual import color_map
 
 REAL_COUNT = 10582  # images of trainaug when both data sets are whole
