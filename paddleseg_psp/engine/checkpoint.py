@@ -63,8 +63,6 @@ class Checkpoints:
         keep: checkpoints kept, the newest; 0 keeps all.
         model (Layer), optimizer, scaler (LossScaler), average (WeightAverage): what is saved.
 
-    Attributes:
-        latest: the folder that was saved or loaded last, a whole one; None before.
     """
 
     def __init__(
@@ -72,7 +70,8 @@ class Checkpoints:
     ) -> None:
         self._save_dir, self._keep = save_dir, keep
         self._model, self._optimizer, self._scaler, self._average = model, optimizer, scaler, average
-        self.latest: str | None = None
+        self._latest: str | None = None  # the folder that was saved or loaded last, and the iterations in it
+        self._saved = 0
 
     def save(self, progress: Progress) -> str:
         """Writes iter_<iteration>/ and removes the oldest checkpoints beyond those to keep; returns the folder.
@@ -99,8 +98,16 @@ class Checkpoints:
                     shutil.rmtree(old)
                 except OSError as error:
                     logger.warning(f"The old checkpoint {old} could not be removed: {error}")
-        self.latest = final
+        self._latest, self._saved = final, progress.iteration
         return final
+
+    def keep(self, progress: Progress) -> str:
+        """Returns the folder that has the iterations done, after saving them if none has."""
+        return str(self._latest) if self.has(progress) else self.save(progress)
+
+    def has(self, progress: Progress) -> bool:
+        """Returns whether a folder has the iterations done."""
+        return self._latest is not None and self._saved == progress.iteration
 
     def update(self, progress: Progress) -> None:
         """Takes what an evaluation changed in `progress` into the checkpoint of its iteration, which stays whole meanwhile.
@@ -108,7 +115,7 @@ class Checkpoints:
         What cannot be written, as on a full disk, is a warning: a resumed run would evaluate again.
         """
         final = self._final(progress)
-        if self.latest is None or os.path.abspath(self.latest) != os.path.abspath(final):  # resumed from elsewhere
+        if self._latest is None or os.path.abspath(self._latest) != os.path.abspath(final):  # resumed from elsewhere
             self.save(progress)
         elif distributed.rank() == 0:
             try:
@@ -168,8 +175,9 @@ class Checkpoints:
                 raise UserError(f"--resume_model {folder} was trained without --use_ema; resume it without, too")
             self._average.set_state_dict(read_weights(path))
         self._scaler.set_state_dict(state.pop("scaler"))
-        self.latest = folder
-        return Progress(**state)
+        progress = Progress(**state)
+        self._latest, self._saved = folder, progress.iteration
+        return progress
 
 
 def metrics_of(path: str) -> dict | None:

@@ -23,8 +23,8 @@ _held: set[int] = set()  # descriptors
 
 
 def _close_all():
-    for descriptor in _held:
-        os.close(descriptor)
+    while _held:
+        os.close(_held.pop())
 
 
 if hasattr(os, "register_at_fork"):
@@ -59,8 +59,9 @@ def only_training(save_dir: str) -> Iterator[None]:
 
 
 def _close(descriptor):
-    _held.discard(descriptor)
-    os.close(descriptor)
+    if descriptor in _held:  # not in a fork
+        _held.discard(descriptor)
+        os.close(descriptor)
 
 
 def _lock(descriptor, save_dir):

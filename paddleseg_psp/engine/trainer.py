@@ -151,7 +151,26 @@ def train(
             except Interrupted as interrupted:
                 folder = checkpoints.save(progress)
                 raise Interrupted(interrupted.signum, f"{folder} is saved; --resume_model auto goes on from there") from None
+            except Exception as error:
+                raise _with_place(error, model, checkpoints, progress, log) from error
         return progress.best_miou
+
+
+def _with_place(error, model, checkpoints, progress, log):
+    """Returns an error of the data or the network as one that says where the training is saved, after saving it.
+
+    A network that has diverged is not saved, nor that of one process where others wait for it.
+    """
+    if not progress.iteration or (distributed.world_size() > 1 and not checkpoints.has(progress)):
+        return error
+    try:
+        log.require_finite(model)
+        folder = checkpoints.keep(progress)
+    except UserError:
+        return error
+    reason = f"{type(error).__name__}: {error} (--debug shows where)"
+    reason = str(error).rstrip(".") if isinstance(error, UserError) else reason
+    return UserError(f"{reason}. The training is saved in {folder}: --resume_model auto goes on from there")
 
 
 def _due(iteration, save_interval, iters):

@@ -15,13 +15,13 @@ from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.checkpoint import Checkpoints, Progress
 from paddleseg_psp.engine.evaluator import evaluate
 from paddleseg_psp.engine.inference import predict_classes
-from paddleseg_psp.engine.interruption import Interrupted, Interruption
+from paddleseg_psp.engine.interruption import Interruption
 from paddleseg_psp.engine.training_log import TrainingLog
 from paddleseg_psp.engine.views import OPTIONS, Views
 from paddleseg_psp.engine.weight_average import WeightAverage
-from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path
 from paddleseg_psp.visual import color_map, draw_comparison, viewable, write_image
+from paddleseg_psp.visual.masks import IGNORED
 
 _PICTURES = 3
 
@@ -54,23 +54,10 @@ class Validation:
         """Evaluates the network as it is now, unless that is done, and takes the result into `progress` and its checkpoint.
 
         Raises:
-            UserError: the data or the network failed; the message says where the training is saved.
             Interrupted: the evaluation was cut short.
         """
         if self._dataset is None or progress.evaluated == progress.iteration:
             return
-        try:
-            self._run(progress, interruption, log)
-        except Interrupted:
-            raise
-        except Exception as error:
-            reason = f"the evaluation failed with {type(error).__name__}: {error} (--debug shows where)"
-            reason = str(error).rstrip(".") if isinstance(error, UserError) else reason
-            raise UserError(
-                f"{reason}. The training is saved in {self._checkpoints.latest}: --resume_model auto goes on from there"
-            ) from error
-
-    def _run(self, progress, interruption, log):
         iteration, is_main = progress.iteration, distributed.rank() == 0
         with self._average.applied():
             with interruption.at_once():
@@ -107,8 +94,8 @@ class Validation:
             network_input = paddle.to_tensor(sample["img"][np.newaxis])
             pred = predict_classes(self._model, network_input, sample["trans_info"], views)
             image = viewable(dataset.read(index)[0])
-            maps = [sample["label"].astype(np.uint8), pred.astype(np.uint8)]
-            picture = draw_comparison([(image, maps)], ["label", "prediction"], names, colors)
+            label = np.where(sample["label"] == dataset.ignore_index, IGNORED, sample["label"])
+            picture = draw_comparison([(image, [label, pred])], ["label", "prediction"], names, colors)
             with atomic_path(os.path.join(self._save_dir, "validation", f"iter_{iteration}_{number}.png")) as path:
                 write_image(path, picture)
             log.picture(number, picture, iteration)

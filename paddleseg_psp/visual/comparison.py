@@ -33,7 +33,7 @@ def draw_comparison(
     width = lines[0].shape[1]
     names = {**dict(enumerate(labels(class_names))), IGNORED: "ignored"}
     occurring = np.unique(np.concatenate([classes.ravel() for _, maps in rows for classes in maps]))
-    lines.append(_legend([(names[index], colors[index]) for index in occurring if index in names], width))
+    lines.append(_legend([(names[index], colors[index % len(colors)]) for index in occurring if index in names], width))
     return np.concatenate(lines)
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from helpers import TINY, checkpoint_arrays, run_training
 
 from paddleseg_psp.config import Config
+from paddleseg_psp.data import TrainingSampler
 from paddleseg_psp.engine import checkpoint, validation
 from paddleseg_psp.engine.checkpoint import damage, metrics_of, newest_checkpoint
 from paddleseg_psp.engine.training_log import read_records
@@ -41,7 +43,7 @@ def test_a_failing_evaluation_keeps_the_training(config, tmp_path, monkeypatch, 
     else:
         monkeypatch.setattr(validation, "evaluate", raising(AttributeError("by a test")))
     where = f"The training is saved in {tmp_path / 'out' / 'iter_2'}: --resume_model auto goes on from there$"
-    reason = f"{label} has the value.* 77" if failure == "data" else "the evaluation failed with AttributeError: by a test"
+    reason = f"{label} has the value.* 77" if failure == "data" else "AttributeError: by a test"
     with pytest.raises(UserError, match=f"{reason}.*{where}"):
         run_training(config, tmp_path / "out")
     assert damage(str(tmp_path / "out" / "iter_2")) is None
@@ -51,6 +53,27 @@ def test_a_failing_evaluation_keeps_the_training(config, tmp_path, monkeypatch, 
     assert checkpoint_arrays(tmp_path / "whole" / "iter_4") == checkpoint_arrays(tmp_path / "out" / "iter_4")
     whole, resumed = (read_records(str(tmp_path / name / "metrics.jsonl")) for name in ("whole", "out"))
     assert [record["iteration"] for record in whole] == [record["iteration"] for record in resumed] == [1, 2, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_wrong_file_in_the_middle_of_an_interval_keeps_what_is_done(config, tmp_path, num_workers):
+    """Once the file is mended the run ends as if nothing had happened."""
+    options = {"save_interval": 4, "num_workers": num_workers, "seed": 3}
+    run_training(config, tmp_path / "whole", **options)
+    dataset = config.build_dataset("train_dataset")
+    sampler = TrainingSampler(len(dataset), config.batch_size, range(1, 5), 3)
+    early = {*sampler.indices(1, 0), *sampler.indices(2, 0)}
+    label = Path(dataset.file_list[next(index for index in sampler.indices(3, 0) if index not in early)][1])
+    right = label.read_bytes()
+    label.write_bytes(right[: len(right) // 2])
+    with pytest.raises(
+        UserError, match=f"{label} cannot be read.*The training is saved in .*iter_2: --resume_model auto goes on"
+    ):
+        run_training(config, tmp_path / "out", **options)
+    assert damage(str(tmp_path / "out" / "iter_2")) is None
+    label.write_bytes(right)
+    run_training(config, tmp_path / "out", resume_model="auto", **options)
+    assert checkpoint_arrays(tmp_path / "whole" / "iter_4") == checkpoint_arrays(tmp_path / "out" / "iter_4")
 
 
 def full(*_, **__):
