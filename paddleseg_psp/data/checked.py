@@ -122,8 +122,7 @@ class CheckedDataset(CheckedSamples):
 
     def __init__(self, dataset: Dataset) -> None:
         kind = type(dataset)
-        own_reading = kind.__getitem__ not in (PaddleSegDataset.__getitem__, CheckedSamples.__getitem__)
-        if own_reading and not hasattr(dataset, "decode_label"):
+        if not hasattr(dataset, "decode_label") and kind.__getitem__ is not PaddleSegDataset.__getitem__:
             raise UserError(
                 f"the data set {kind.__name__} reads its samples by a __getitem__ of its own, which is not used here: convert "
                 "its labels to PNGs of classes and list them (type: Dataset), or give it decode_label in place of __getitem__"

@@ -155,12 +155,11 @@ def _fits_shared_memory(dataset, batches, num_workers):
         return True
     sample = sum(value.nbytes for value in dataset[keys[0]].values() if isinstance(value, np.ndarray))
     needed = sample * len(keys) * (_BATCHES_AHEAD + 1) * num_workers
-    free = shutil.disk_usage(_SHARED_MEMORY).free
-    if needed <= free:
+    if needed <= shutil.disk_usage(_SHARED_MEMORY).free:
         return True
     warn_once(
-        f"{_SHARED_MEMORY} has {free / 2**20:.0f} MB free, too little for {num_workers} reading processes, which need "
-        f"{needed / 2**20:.0f} MB: batches go through pipes, more slowly. Give it more room (docker run --shm-size=8g)"
+        f"{_SHARED_MEMORY} has too little room for what {num_workers} processes read ahead: batches go through pipes, more "
+        "slowly. Give it more room (docker run --shm-size=8g)"
     )
     return False
 

@@ -117,7 +117,7 @@ def test_little_shared_memory_is_noticed(monkeypatch, capsys):
     monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: usage(free=100))
     assert numbers(load_batches(Numbers(), BATCHES, 2)) == BATCHES
     said = capsys.readouterr().out
-    assert said.count("/dev/shm has 0 MB free, too little for 2 reading processes") == 1
+    assert said.count("/dev/shm has too little room for what 2 processes read ahead") == 1
     monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: usage(free=24 * 2 * 3 * 2))  # bytes x batch x ahead x processes
     assert numbers(load_batches(Numbers(), BATCHES, 2)) == BATCHES
     assert "too little" not in capsys.readouterr().out

@@ -125,9 +125,9 @@ class Stuck:
     def __getattr__(self, name):
         return getattr(self._predictor, name)
 
-    def run(self, batch):
+    def look(self, batch):
         self.go.wait(20)
-        return self._predictor.run(batch)
+        return self._predictor.look(batch)
 
 
 def in_service(app, work):
