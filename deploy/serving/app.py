@@ -144,8 +144,8 @@ class _Service:
             image = await run_in_threadpool(decode_image, data, self.limits.max_pixels, self.channels, self.predictor.max_value)
             prepared, steps = await run_in_threadpool(self.predictor.prepare, image)
             if not self.predictor.fits(prepared.shape):
-                fixed = self.predictor.input_shape
-                raise RefusedImage(422, f"this network takes images of {fixed[3]}x{fixed[2]} pixels")
+                fixed, least = self.predictor.input_shape, "at least " if self.predictor.views.window else ""
+                raise RefusedImage(422, f"this network takes images of {least}{fixed[3]}x{fixed[2]} pixels")
             scores = await asyncio.wrap_future(self.batcher.submit(prepared))
             classes = await run_in_threadpool(self.predictor.classes, scores, steps)
             return await run_in_threadpool(self._encode, image, classes, output)

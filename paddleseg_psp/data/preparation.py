@@ -53,6 +53,8 @@ def _make_label(task, read, allowed, palette):
         return False
     try:
         label = read(source)
+    except UserError as error:
+        return str(error)
     except Exception as error:
         return f"{source} cannot be read: {' '.join(str(error).split())}"
     wrong = np.unique(label[~allowed[label]])

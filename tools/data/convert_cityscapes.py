@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.data.cityscapes import CLASS_NAMES, LABEL_NAMES, TRAIN_IDS
+from paddleseg_psp.data.decoding import read_label_values
 from paddleseg_psp.data.preparation import make_labels
 from paddleseg_psp.errors import UserError
 
@@ -27,9 +28,9 @@ def read_label(path):
 
 
 def from_ids(path):
-    ids = np.asarray(Image.open(path))
-    if ids.ndim != 2 or ids.max() >= len(TRAIN_IDS):
-        raise ValueError(f"its values go up to {ids.max()}; label ids are 0 to {len(TRAIN_IDS) - 1} in one channel")
+    ids = read_label_values(path)
+    if ids.max() >= len(TRAIN_IDS):
+        raise ValueError(f"its values go up to {ids.max()}; label ids are 0 to {len(TRAIN_IDS) - 1}")
     return np.array(TRAIN_IDS, np.uint8)[ids]
 
 

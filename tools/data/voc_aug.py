@@ -12,10 +12,10 @@ import glob
 import os
 
 import numpy as np
-from PIL import Image
 from scipy.io import loadmat
 
 from paddleseg_psp.cli.run import run
+from paddleseg_psp.data.decoding import read_label_values
 from paddleseg_psp.data.paired import read_list
 from paddleseg_psp.data.pascal_voc import CLASS_NAMES, PALETTE
 from paddleseg_psp.data.preparation import make_labels, write_lines
@@ -29,7 +29,7 @@ REAL_COUNT = 10582  # images of trainaug when both data sets are whole
 def read_label(path):
     """Returns the classes [H, W] uint8 of VOC's palette PNG or SBD's .mat."""
     if path.endswith(".png"):
-        return np.asarray(Image.open(path))
+        return read_label_values(path)
     return loadmat(path)["GTcls"][0]["Segmentation"][0].astype(np.uint8)
 
 
