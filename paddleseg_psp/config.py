@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 from paddle import nn
 from paddle.io import Dataset
@@ -235,7 +236,18 @@ class Config:
             spec = {**spec, "transforms": self._transforms(key)}
         dataset = registry.build(spec, self._where(key))
         require_classes(dataset.num_classes, self._where(f"{key}.num_classes"))
+        if key == "val_dataset":
+            require_agreement(self._trained_on(dataset), dataset, self.path)
         return dataset
+
+    def _trained_on(self, default):
+        """Returns what the training data set says of its classes, without looking for the data; else what another says."""
+        classes = self._dataset_constant("num_classes", "NUM_CLASSES")
+        return SimpleNamespace(
+            num_classes=default.num_classes if classes is None else classes,
+            ignore_index=self.ignore_index(),
+            CLASS_NAMES=self.class_names(),
+        )
 
     def check_datasets(self, train: Dataset, val: Dataset | None = None) -> None:
         """Compares what data sets, and the network, say of classes and ignored pixels; what may be meant is a warning.

@@ -1,6 +1,7 @@
 """What a configuration says once holds everywhere: classes, their names, the value of ignored pixels."""
 
 import random
+import re
 
 import cv2
 import numpy as np
@@ -128,6 +129,8 @@ def test_data_sets_that_differ_end_a_training(val, message, configure, tmp_path,
         train(configure(train={"class_names": ["a", "b", "c"]}, val=val), tmp_path / "out")
     assert message in capfd.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=re.escape(message)):  # as val.py, analyse.py and evaluate.py build it
+        Config(configure(train={"class_names": ["a", "b", "c"]}, val=val)).build_dataset("val_dataset")
 
 
 def test_every_difference_has_a_line(configure, tmp_path, capfd):
