@@ -24,6 +24,7 @@ from paddleseg_psp.progress import track
 
 _MOSTLY = 0.5  # share of ignored pixels from which a label is worth a look
 _ORIENTATION = 0x0112  # EXIF
+_LOSSY = "the label {} is a JPEG, which changes values: save labels as PNG"
 
 
 @dataclass
@@ -83,8 +84,8 @@ def _inspect_sample(dataset, index):
         warnings.append(f"the image {image_path} has the same value everywhere")
     if not image_path.lower().endswith(".npy"):
         warnings += _inspect_file(image_path, image, getattr(dataset, "max_value", None))
-    if label_path.lower().endswith((".jpg", ".jpeg")):
-        errors.append(f"the label {label_path} is a JPEG, which changes values: save labels as PNG")
+    if _is_jpeg(label_path):
+        errors.append(_LOSSY.format(label_path))
     ignored = int((label == dataset.ignore_index).sum())
     if ignored == label.size:
         warnings.append(f"the label {label_path} has ignored pixels only")
@@ -106,6 +107,10 @@ def _inspect_file(path, image, max_value):
         yield f"the image {path} has more than 8 bits a channel: set max_value to the value that means white (docs/data.md)"
     if mode in ("CMYK", "LA", "RGBA", "PA") and image.ndim == 3 and image.shape[2] == 3:
         yield f"the image {path} is {mode}: it is read as three colours"
+
+
+def _is_jpeg(path):
+    return path.lower().endswith((".jpg", ".jpeg"))
 
 
 def _with_hint(message, dataset, path):
@@ -196,6 +201,8 @@ def quick_check(dataset: Dataset, samples: int = 8) -> None:
     """
     count = len(dataset.file_list)
     files, problems = checked(dataset), []
+    if lossy := next((label for _, label in dataset.file_list if _is_jpeg(label)), None):
+        logger.warning(_LOSSY.format(lossy))
     for index in np.unique(np.linspace(0, count - 1, min(samples, count)).astype(int)).tolist():
         try:
             files.read(index)

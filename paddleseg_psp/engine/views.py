@@ -91,14 +91,10 @@ class Views:
                     f"{where}: stride {given['stride']} must be at most crop_size {given['crop_size']}, or pixels between "
                     "windows are not seen"
                 )
-        return cls(
-            given.get("aug_eval", False),
-            tuple(map(float, scales)),
-            given.get("flip_horizontal", False),
-            given.get("flip_vertical", False),
-            window,
-            step,
-        )
+        if not given.get("aug_eval"):  # without it PaddleSeg, too, leaves scales and flips out
+            return cls(window=window, step=step)
+        flips = [given.get(key, False) for key in ("flip_horizontal", "flip_vertical")]
+        return cls(True, tuple(map(float, scales)), *flips, window, step)
 
     def options(self) -> dict:
         """Returns the mapping that `from_options` makes the same views of, without what does nothing."""

@@ -208,6 +208,16 @@ def test_labels_with_nothing_to_learn(name, configure, tmp_path, capfd):
     assert message in line and "Validation data" in line
 
 
+def test_labels_that_are_jpegs_are_told(configure, capfd):
+    config = Config(configure())
+    dataset = config.build_dataset("train_dataset")
+    image, label = dataset.file_list[3]
+    dataset.file_list[3][1] = label.replace(".png", ".jpg")
+    cv2.imwrite(dataset.file_list[3][1], np.zeros(SIZE, np.uint8))
+    quick_check(dataset)
+    assert f"[WARNING]\tthe label {dataset.file_list[3][1]} is a JPEG, which changes values" in capfd.readouterr().out
+
+
 def test_a_second_class_may_be_in_one_label_only(configure):
     """One that is not among the samples looked at first, the only one with another class."""
     labels = [np.zeros(SIZE, np.uint8) for _ in range(12)]

@@ -19,6 +19,7 @@ def test_options_make_the_views_that_they_came_from(options):
     views = Views.from_options(options)
     assert views.options() == options and Views.from_options(views.options()) == views
     assert (views == WHOLE) == (options == {})
+    assert Views.from_options({**options, "aug_eval": False}) == Views(window=views.window, step=views.step)
 
 
 @pytest.mark.parametrize("options", [{}, WINDOWS, SCALES, {**SCALES, **WINDOWS}])
