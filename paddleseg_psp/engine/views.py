@@ -93,8 +93,8 @@ class Views:
                 )
         if not given.get("aug_eval"):  # without it PaddleSeg, too, leaves scales and flips out
             return cls(window=window, step=step)
-        flips = [given.get(key, False) for key in ("flip_horizontal", "flip_vertical")]
-        return cls(True, tuple(map(float, scales)), *flips, window, step)
+        horizontal, vertical = (given.get(key, False) for key in ("flip_horizontal", "flip_vertical"))
+        return cls(True, tuple(map(float, scales)), horizontal, vertical, window, step)
 
     def options(self) -> dict:
         """Returns the mapping that `from_options` makes the same views of, without what does nothing."""
