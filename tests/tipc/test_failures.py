@@ -79,7 +79,7 @@ class Sabotage:
 
     def bad_graph(self, step):
         path, content, _ = self._half(glob.glob(f"{self.output}/*/model.onnx") or glob.glob(f"{self.output}/*/*.pdiparams"))
-        return path, content, "cannot load"
+        return path, content, "is damaged or was replaced"
 
     def bad_image(self, step):
         return self._half(self.folder.glob("data/leftImg8bit/val/*/*"))
