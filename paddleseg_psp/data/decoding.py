@@ -5,6 +5,7 @@ OpenCV fills up what a truncated JPEG lacks, and neither it nor Pillow heeds eve
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import struct
@@ -125,7 +126,7 @@ def decode(data: bytes, channels: int = 3) -> np.ndarray:
     """
     if data.startswith(b"\xff\xd8") and channels in _COLORS:
         return _decode_jpeg(data, channels)
-    _require_whole(data)
+    _require_whole(data, _opencv_heeds_checksums())
     image = _by_opencv(data, channels)
     if not _is_tiff(data):
         return image
@@ -197,11 +198,23 @@ def _by_pillow(data):
         raise ValueError(f"it is damaged: {error}")
 
 
-def _require_whole(data):
-    """Raises ValueError where a PNG, TIFF, WebP or BMP says itself that it is damaged."""
+@functools.lru_cache(maxsize=None)
+def _opencv_heeds_checksums():
+    """Returns whether this OpenCV refuses a PNG whose pixels have a wrong checksum."""
+    png = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
+    checksum = png.index(b"IEND") - 8
+    return cv2.imdecode(np.frombuffer(png[:checksum] + b"none" + png[checksum + 4 :], np.uint8), cv2.IMREAD_COLOR) is None
+
+
+def _require_whole(data, pixels_are_checked=False):
+    """Raises ValueError where a PNG, TIFF, WebP or BMP says itself that it is damaged.
+
+    Args:
+        pixels_are_checked: the decoder compares the checksums of a PNG's pixels by itself.
+    """
     try:
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
-            _require_whole_png(data)
+            _require_whole_png(data, pixels_are_checked)
         elif _is_tiff(data):
             _require_whole_tiff(data)
         elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -217,10 +230,13 @@ def _require(condition, message):
         raise ValueError(message)
 
 
-def _require_whole_png(data):
+def _require_whole_png(data, pixels_are_checked):
     view, position, kind = memoryview(data), 8, b""
     while kind != b"IEND":
         size, kind = struct.unpack_from(">I4s", data, position)
+        if pixels_are_checked and kind == b"IDAT":
+            position += 12 + size
+            continue
         checksum = zlib.crc32(view[position + 4 : position + 8 + size]).to_bytes(4, "big")
         if checksum != view[position + 8 + size : position + 12 + size]:
             _require(len(data) >= position + 12 + size, "it is damaged (truncated)")

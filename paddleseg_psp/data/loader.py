@@ -74,6 +74,8 @@ def load_batches(dataset: Dataset, batches: Iterable[Sequence], num_workers: int
                 raise guarded.explained(error)
             if "failure" in batch:
                 raise batch["failure"]
+            if "label" in batch:
+                batch["label"] = batch["label"].astype("int64")
             yield batch
     finally:
         iterator._try_shutdown_all(_SECONDS_TO_STOP)  # its thread keeps it from being collected
@@ -102,7 +104,7 @@ class _Guarded(paddle.io.Dataset):
         reading = self._reading[paddle.io.get_worker_info().id]
         try:
             reading.value = os.fsencode(self.dataset.files(key))[:2047]  # names need not be UTF-8
-            return self.dataset[key]
+            return _narrowed(self.dataset[key])
         except UserError as error:
             return error
         except Exception:
@@ -153,7 +155,7 @@ def _fits_shared_memory(dataset, batches, num_workers):
     keys = next(iter(batches), None)
     if keys is None:
         return True
-    sample = sum(value.nbytes for value in dataset[keys[0]].values() if isinstance(value, np.ndarray))
+    sample = sum(value.nbytes for value in _narrowed(dataset[keys[0]]).values() if isinstance(value, np.ndarray))
     needed = sample * len(keys) * (_BATCHES_AHEAD + 1) * num_workers
     if needed <= shutil.disk_usage(_SHARED_MEMORY).free:
         return True
@@ -162,6 +164,15 @@ def _fits_shared_memory(dataset, batches, num_workers):
         "slowly. Give it more room (docker run --shm-size=8g)"
     )
     return False
+
+
+def _narrowed(sample):
+    """Returns a sample whose label takes few bytes from one process to the other; Paddle has no type of 16 bits for it."""
+    label = sample.get("label")
+    if label is None or label.dtype != np.int64:
+        return sample
+    bytes_do = label.size and label.min() >= 0 and label.max() < 256
+    return {**sample, "label": label.astype(np.uint8 if bytes_do else np.int32)}
 
 
 def _collate(samples):

@@ -293,7 +293,9 @@ class Pipeline(T.Compose):
         for transform in self.transforms[:-1]:
             data = transform(data)
         planes = cv2.split(np.ascontiguousarray(data["img"], np.uint8))
-        data["img"] = np.stack([cv2.LUT(plane, self._normalized[:, 0, channel]) for channel, plane in enumerate(planes)])
+        data["img"] = np.empty((3, *planes[0].shape), np.float32)
+        for channel, plane in enumerate(planes):
+            cv2.LUT(plane, self._normalized[:, 0, channel], data["img"][channel])  # written in place
         return data
 
 
