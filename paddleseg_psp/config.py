@@ -194,10 +194,7 @@ class Config:
 
     def test_config(self) -> dict:
         """Returns the mapping `test_config`, which says how the network looks at images; `Views.from_options` checks it."""
-        options = self.data.get("test_config") or {}
-        if not isinstance(options, dict):
-            raise UserError(f"{self._where('test_config')}: expected a mapping, found {options!r}")
-        return dict(options)
+        return dict(self.data.get("test_config", {}))
 
     def max_value(self) -> float | None:
         """Returns the value of a white pixel in images, or None where their type says it."""
