@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.log import logger
 
-Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV; Pillow's own limit refuses the labels of aerial images
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV; Pillow's own limit refuses the labels of aerial images
 _FLAGS = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH}
 _COLORS = {1: "GRAY", 3: "BGR"}
 # What libjpeg says of files that are whole: cameras and web sites write such.

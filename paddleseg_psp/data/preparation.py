@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -10,6 +11,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from paddleseg_psp.data.decoding import MAX_PIXELS
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path
 from paddleseg_psp.log import logger
@@ -57,7 +59,8 @@ def _make_label(task, read, allowed, palette):
         return str(error)
     except Exception as error:
         return f"{source} cannot be read: {' '.join(str(error).split())}"
-    wrong = np.unique(label[~allowed[label]])
+    found = sum(np.bincount(row, minlength=256) for row in label)  # by rows, since a label may have a thousand million pixels
+    wrong = np.flatnonzero((found > 0) & ~allowed)
     if wrong.size:
         return f"{source} has the values {', '.join(map(str, wrong[:5].tolist()))}, which no class has"
     with atomic_path(target) as path:
@@ -77,6 +80,33 @@ def _is_made(path, source, allowed):
     except Exception:  # not there, or broken
         return False
     return newer and label.ndim == 2 and label.dtype == np.uint8 and bool(allowed[label].all())
+
+
+def read_annotations(path: str) -> object:
+    """Returns what a JSON file of annotations holds.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is not JSON.
+    """
+    with open(path, "rb") as file:  # json goes by the byte order mark
+        try:
+            return json.load(file)
+        except RecursionError:
+            raise ValueError("its values are nested too deeply")
+
+
+def blank_label(width: float, height: float, value: int) -> Image.Image:
+    """Returns a label full of one value, to draw on.
+
+    Raises:
+        ValueError: a side that is no whole number above 0, or more pixels than an image can have that is read here.
+    """
+    sides = (width, height)
+    if not all(isinstance(side, (int, float)) and 0 < side <= MAX_PIXELS and side == int(side) for side in sides):
+        raise ValueError(f"its width and height are {width!r:.20} and {height!r:.20}, not two numbers of pixels")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"its width and height are {width} and {height}: no image of so many pixels is read here")
+    return Image.new("L", (int(width), int(height)), value)
 
 
 def write_lines(path: str, lines: Iterable[str]) -> None:

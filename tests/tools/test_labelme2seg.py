@@ -158,6 +158,7 @@ def test_masks_reach_as_far_as_their_corners(convert):
         (shape("leaf", "polygon", (0, 0, 1), (5, 5), (9, 9)), "shape 2 (leaf): its points are no pairs of numbers"),
         (shape("leaf", "mask", (0, 0), (5, 5), mask=None), "shape 2 (leaf): it has no mask"),
         (shape("leaf", "mask", (0, 0), (5, 5), mask="AAAA"), "shape 2 (leaf): cannot identify image file"),
+        (shape("leaf", "mask", (0, 0), (5, 5), mask=mask(np.ones((9000, 2), bool))), "shape 2 (leaf): its mask is larger than"),
         (shape(None, "point", (0, 0)), "shape 2: its label is None, no name of a class"),
         ({"points": [[0, 0]], "shape_type": "point"}, "shape 2: its label is None, no name of a class"),
         (shape(" ", "point", (0, 0)), "shape 2: its label is ' ', no name of a class"),
@@ -192,8 +193,22 @@ def test_sizes_that_are_not_written(convert, tmp_path):
     os.unlink(tmp_path / "labels" / "a.png")
     assert convert({"a": []}, imageData=data, **lost).returncode == 0 and convert.label("a").shape == (5, 7)
     os.unlink(tmp_path / "labels" / "a.png")
-    process = convert({"a": []}, imageWidth=0)
-    assert process.returncode == 1 and f"its imageWidth and imageHeight are 0 and {HEIGHT}" in process.stderr
+
+
+@pytest.mark.parametrize(
+    "width, height", [(0, 5), (-7, 5), (2.5, 5), ("9", 5), (10**400, 1), (float("inf"), 5), (60000, 60000)]
+)
+def test_sizes_that_no_image_has(convert, width, height):
+    process = convert({"a": []}, imageWidth=width, imageHeight=height)
+    last = process.stderr.strip().splitlines()[-1]
+    assert process.returncode == 1 and "a.json cannot be read: its width and height are " in last and len(last) < 400
+
+
+def test_files_that_are_nested_without_end(convert, tmp_path):
+    convert({"a": []})
+    (tmp_path / "photos" / "a.json").write_text("[" * 10**6)
+    process = convert({})
+    assert process.returncode == 1 and "is no file of labelme: ValueError: its values are nested too deeply" in process.stderr
 
 
 @pytest.mark.parametrize(

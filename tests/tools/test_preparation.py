@@ -1,5 +1,6 @@
 """Label files from trees that are laid out as the real data sets."""
 
+import json
 import os
 import signal
 import subprocess
@@ -59,7 +60,8 @@ def test_cityscapes(cityscapes, tool):
 def test_cityscapes_with_broken_files(cityscapes, tmp_path, tool):
     root, _, polygons = cityscapes
     content = polygons.read_text()
-    for broken in (content[:50], content.replace('"road"', '"raod"')):
+    huge = json.dumps({**json.loads(content), "imgWidth": 10**6, "imgHeight": 10**6})
+    for broken in (content[:50], content.replace('"road"', '"raod"'), "[" * 10**6, huge):
         polygons.write_text(broken)
         process = tool("convert_cityscapes", "--cityscapes_path", root)
         last = process.stderr.strip().splitlines()[-1]

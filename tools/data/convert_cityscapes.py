@@ -7,16 +7,15 @@ They are made from *_gtFine_labelIds.png or, where those are missing, from *_gtF
 
 import argparse
 import glob
-import json
 import os
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.data.cityscapes import CLASS_NAMES, LABEL_NAMES, TRAIN_IDS
 from paddleseg_psp.data.decoding import read_label_values
-from paddleseg_psp.data.preparation import make_labels
+from paddleseg_psp.data.preparation import blank_label, make_labels, read_annotations
 from paddleseg_psp.errors import UserError
 
 IDS, POLYGONS, TRAIN = "_labelIds.png", "_polygons.json", "_labelTrainIds.png"
@@ -36,9 +35,8 @@ def from_ids(path):
 
 def from_polygons(path):
     """Draws the objects in their order, later ones over earlier ones, as the official tool does."""
-    with open(path, encoding="utf-8") as file:
-        content = json.load(file)
-    image = Image.new("L", (content["imgWidth"], content["imgHeight"]), 255)
+    content = read_annotations(path)
+    image = blank_label(content["imgWidth"], content["imgHeight"], 255)
     draw = ImageDraw.Draw(image)
     for item in content["objects"]:
         name = item["label"]

@@ -11,7 +11,6 @@ import argparse
 import base64
 import glob
 import io
-import json
 import math
 import os
 
@@ -20,7 +19,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.data.paired import listed_path, read_lines
-from paddleseg_psp.data.preparation import make_labels, write_lines
+from paddleseg_psp.data.preparation import blank_label, make_labels, read_annotations, write_lines
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.log import logger
 
@@ -41,7 +40,7 @@ class Reader:
 
     def __call__(self, path):
         content = _load(path)
-        image = Image.new("L", _size(content, path), 0)
+        image = blank_label(*_size(content, path), value=0)
         for number, shape in enumerate(content["shapes"], 1):
             name = _name(shape)
             try:
@@ -67,7 +66,7 @@ def _draw(image, shape, value):
     elif kind in ("line", "linestrip"):
         draw.line(points, fill=value, width=LINE_WIDTH, joint="curve" if kind == "linestrip" else None)
     else:
-        image.paste(value, tuple(map(round, points[0])), _mask(shape, points))
+        image.paste(value, tuple(map(round, points[0])), _mask(shape, points, image.size))
 
 
 def _points(shape, kind):
@@ -87,11 +86,14 @@ def _points(shape, kind):
     return points
 
 
-def _mask(shape, points):
+def _mask(shape, points, largest):
     """Returns an image of a mask, 255 inside, as far as its two corners reach if they are whole numbers."""
     if not shape.get("mask"):
         raise ValueError("it has no mask")
-    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"]))))
+    image = Image.open(io.BytesIO(base64.b64decode(shape["mask"])))
+    if any(side > most for side, most in zip(image.size, largest)):
+        raise ValueError("its mask is larger than the image")
+    mask = np.asarray(image)
     if mask.ndim != 2:
         raise ValueError(f"its mask has {mask.shape[2]} channels, not one")
     (left, top), (right, bottom) = points
@@ -109,7 +111,7 @@ def _name(shape):
 
 
 def _size(content, path):
-    """Returns the (width, height) of what was labelled: as the file says or, where it does not, of its image."""
+    """Returns the width and height of what was labelled: as the file says or, where it does not, of its image."""
     size = content.get("imageWidth"), content.get("imageHeight")
     if None in size:
         source = listed_path(os.path.dirname(path), str(content.get("imagePath")))
@@ -119,15 +121,12 @@ def _size(content, path):
             raise ValueError(f"it has no imageWidth and imageHeight, nor is its image {source} there")
         with Image.open(source) as image:
             return ImageOps.exif_transpose(image).size
-    if not all(isinstance(side, (int, float)) and side > 0 and side == int(side) for side in size):
-        raise ValueError(f"its imageWidth and imageHeight are {size[0]!r} and {size[1]!r}")
-    return tuple(map(int, size))
+    return size
 
 
 def _load(path):
     """Returns what a labelme file holds. Raises ValueError if it is none."""
-    with open(path, "rb") as file:  # json goes by the byte order mark
-        content = json.load(file)
+    content = read_annotations(path)
     shapes = content.get("shapes") if isinstance(content, dict) else None
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
         raise ValueError("it has no list of shapes")

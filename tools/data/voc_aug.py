@@ -30,7 +30,7 @@ def read_label(path):
     """Returns the classes [H, W] uint8 of VOC's palette PNG or SBD's .mat."""
     if path.endswith(".png"):
         return read_label_values(path)
-    return loadmat(path)["GTcls"][0]["Segmentation"][0].astype(np.uint8)
+    return loadmat(path, variable_names=["GTcls"])["GTcls"][0]["Segmentation"][0].astype(np.uint8)
 
 
 def names(folder, *lists):
