@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import math
 import os
 import re
@@ -16,6 +17,7 @@ from paddleseg_psp.errors import UserError
 from paddleseg_psp.log import logger
 from paddleseg_psp.shipped import shipped
 
+MOST_VALUES = 10**6  # a configuration has hundreds
 LENGTH = ("iters", "epochs")  # a configuration has one of them
 _TAG = "tag:yaml.org,2002:"
 
@@ -71,11 +73,11 @@ for _kind in (_Loader, _Dumper):
 _Loader.add_constructor(f"{_TAG}int", _whole_number)
 
 
-def _load(source: str | IO[bytes], name: str) -> object:
+def parse_yaml(source: str | IO[bytes], name: str) -> object:
     """Returns what a YAML text or file holds, nothing of it shared, so that one use of an anchor can be changed alone.
 
     Raises:
-        UserError: invalid YAML, or a key with two values.
+        UserError: invalid YAML, a key with two values, or more than MOST_VALUES values, which a few lines of aliases can mean.
     """
     try:
         loader = _Loader(source)
@@ -91,10 +93,13 @@ def dump(data: dict) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False)
 
 
-def _unshared(value):
+def _unshared(value, counter=None):
+    counter = counter or itertools.count(1)
+    if next(counter) > MOST_VALUES:
+        raise ValueError(f"it has more than {MOST_VALUES} values")
     if isinstance(value, dict):
-        return {key: _unshared(item) for key, item in value.items()}
-    return [_unshared(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: _unshared(item, counter) for key, item in value.items()}
+    return [_unshared(item, counter) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def read_yaml(path: str, seen: tuple[str, ...] = ()) -> dict:
@@ -110,7 +115,7 @@ def read_yaml(path: str, seen: tuple[str, ...] = ()) -> dict:
         raise UserError(f"{path}: _base_ leads back to this file ({' -> '.join(seen)})")
     try:
         with open(path, "rb") as file:  # PyYAML goes by the byte order mark
-            content = _load(file, path)
+            content = parse_yaml(file, path)
     except OSError as error:
         raise UserError(f"{path}{f' (named in {seen[-1]})' if seen else ''} cannot be read: {error.strerror}")
     if not isinstance(content, dict):
@@ -162,7 +167,7 @@ def _parse_value(text, where):
         tree = ast.parse(text.strip(), mode="eval")
         value = ast.literal_eval(tree)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return _load(text, where)
+        return parse_yaml(text, where)
     for node in ast.walk(tree):
         keys = [ast.unparse(key) for key in getattr(node, "keys", ())]
         for double in {key for key in keys if keys.count(key) > 1}:

@@ -25,6 +25,7 @@ from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_folder, atomic_path, link_or_copy, sha256
 from paddleseg_psp.log import logger
 from paddleseg_psp.models.weights import load_weights, read_weights
+from paddleseg_psp.yaml_files import require_number
 
 _PARAMETERS, _OPTIMIZER, _AVERAGE, _STATE = "model.pdparams", "model.pdopt", "average.pdparams", "state.json"
 _SUMS = "SHA256SUMS"
@@ -165,19 +166,38 @@ class Checkpoints:
             raise UserError(
                 f"--resume_model {folder}: {reason}. Resume from another checkpoint, or from auto, the newest whole one"
             )
-        with open(os.path.join(folder, _STATE), encoding="utf-8") as file:
-            state = json.load(file)
+        progress, scaler = _read_state(os.path.join(folder, _STATE))
         load_weights(self._model, os.path.join(folder, _PARAMETERS), strict=True)
-        _set_optimizer_state(self._model, self._optimizer, read_weights(os.path.join(folder, _OPTIMIZER)))
+        _set_optimizer_state(self._model, self._optimizer, os.path.join(folder, _OPTIMIZER))
         if self._average.enabled:
             path = os.path.join(folder, _AVERAGE)
             if not os.path.exists(path):
                 raise UserError(f"--resume_model {folder} was trained without --use_ema; resume it without, too")
-            self._average.set_state_dict(read_weights(path))
-        self._scaler.set_state_dict(state.pop("scaler"))
-        progress = Progress(**state)
+            self._average.set_state_dict(read_weights(path), path)
+        self._scaler.set_state_dict(scaler)
         self._latest, self._saved = folder, progress.iteration
         return progress
+
+
+def _read_state(path):
+    """Returns the Progress and the loss scaler's state in a state.json."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            state = json.load(file)
+        scaler = {key: state["scaler"][key] for key in ("scale", "good_steps")}
+        progress = Progress(**{key: value for key, value in state.items() if key != "scaler"})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is no state of a training: {type(error).__name__}: {error}")
+    for key in ("seed", "iteration", "evaluated", "without_gain"):
+        require_number(getattr(progress, key), f"{path}: {key}", least=0, whole=True)
+    for key in ("best_miou", "best_iteration"):
+        if (value := getattr(progress, key)) is not None:
+            require_number(value, f"{path}: {key}", least=0)
+    for key, value in scaler.items():
+        require_number(value, f"{path}: scaler.{key}", least=0)
+    if not isinstance(progress.config, (str, type(None))):
+        raise UserError(f"{path}: config: expected a text, found a {type(progress.config).__name__}")
+    return progress, scaler
 
 
 def metrics_of(path: str) -> dict | None:
@@ -219,6 +239,8 @@ def damage(folder: str) -> str | None:
     try:
         sums = _read_sums(folder)
         for expected, name in sums:
+            if os.path.basename(name) != name or not os.path.isfile(os.path.join(folder, name)):
+                return f"it has no file {name}, which {_SUMS} lists"
             if sha256(os.path.join(folder, name)) != expected:
                 return f"{name} is damaged"
         missing = {_PARAMETERS, _OPTIMIZER, _STATE} - {name for _, name in sums}
@@ -245,12 +267,15 @@ def _optimizer_state(model, optimizer):
     return renamed
 
 
-def _set_optimizer_state(model, optimizer, state):
+def _set_optimizer_state(model, optimizer, path):
     own = {name: parameter.name for name, parameter in model.named_parameters()}
     renamed = {}
-    for key, value in state.items():
-        name, bar, rest = key.partition("|")
-        if key == "master_weights":
-            value = {own[name]: paddle.to_tensor(weight, dtype="float32") for name, weight in value.items()}
-        renamed[own[name] + rest if bar else key] = value
-    optimizer.set_state_dict(renamed)
+    try:
+        for key, value in read_weights(path).items():
+            name, bar, rest = key.partition("|")
+            if key == "master_weights":
+                value = {own[name]: paddle.to_tensor(weight, dtype="float32") for name, weight in value.items()}
+            renamed[own[name] + rest if bar else key] = value
+        optimizer.set_state_dict(renamed)
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # all are Paddle's
+        raise UserError(f"{path} is no state of this network's {type(optimizer).__name__}: {type(error).__name__}: {error}")

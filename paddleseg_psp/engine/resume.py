@@ -6,14 +6,13 @@ import os
 import re
 import shutil
 
-import yaml
-
 from paddleseg_psp import environment
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.checkpoint import BEST, Checkpoints, Progress, find_checkpoints, newest_checkpoint
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path, remove_left_overs
 from paddleseg_psp.log import logger
+from paddleseg_psp.yaml_files import parse_yaml
 
 _OF_A_RUN = (BEST, "config.yml", "environment.txt", "metrics.jsonl", "curves.png", "validation")
 
@@ -97,7 +96,11 @@ def _set_aside(save_dir, names):
 
 def _tell_differences(before, now):
     """Logs which keys of the configuration changed since the checkpoint."""
-    before, now = (_flat(yaml.safe_load(text)) if text else {} for text in (before, now))
+    try:
+        before, now = (_flat(parse_yaml(text, "its configuration")) if text else {} for text in (before, now))
+    except UserError as error:
+        logger.warning(f"The configuration cannot be compared with the checkpoint's: {error}")
+        return
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:
         logger.warning(f"The configuration differs from the checkpoint's: {', '.join(changed)}")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import numpy as np
 import paddle
 from paddle import nn
+
+from paddleseg_psp.errors import UserError
 
 
 class WeightAverage:
@@ -56,5 +59,13 @@ class WeightAverage:
     def state_dict(self) -> dict:
         return dict(self._average)
 
-    def set_state_dict(self, state: dict) -> None:
-        self._average = {name: paddle.to_tensor(state[name]) for name in self._average}
+    def set_state_dict(self, state: dict[str, np.ndarray], path: str) -> None:
+        """Takes over the averages {name: array} that were read from `path`.
+
+        Raises:
+            UserError: one is missing or of another shape.
+        """
+        for name, own in self._average.items():
+            if not isinstance(value := state.get(name), np.ndarray) or list(value.shape) != own.shape:
+                raise UserError(f"{path}: {name}: expected the average of a parameter of the shape {own.shape}")
+        self._average = {name: paddle.to_tensor(state[name], dtype="float32") for name in self._average}

@@ -1,5 +1,7 @@
 """Checkpoints are whole or not there, and hold nothing that runs."""
 
+import dataclasses
+import json
 import os
 import pickle
 import resource
@@ -15,6 +17,7 @@ from paddleseg_psp.engine.checkpoint import Checkpoints, Progress, damage, find_
 from paddleseg_psp.engine.precision import LossScaler
 from paddleseg_psp.engine.weight_average import WeightAverage
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.models.weights import read_weights
 
 
 def checkpoints(save_dir, keep=0, size=64):
@@ -93,6 +96,45 @@ def test_a_partial_list_of_checksums(saved):
     sums.unlink()
     assert damage(str(saved / "iter_3")) == "it has no SHA256SUMS"
     assert damage(str(saved / "iter_4")) == "there is no such folder"
+
+
+STATE = dataclasses.asdict(Progress(7, 3))
+SCALER = {"scale": 1.0, "good_steps": 0}
+FORGED = {  # file: what it holds, or what replaces a part of it
+    "state.json": [
+        "[" * 10**6, "5", "{}", {}, {**STATE, "scaler": 5}, {**STATE, "scaler": SCALER, "other": 1},
+        {**STATE, "scaler": SCALER, "iteration": "9"}, {**STATE, "scaler": SCALER, "seed": -1},
+        {**STATE, "scaler": SCALER, "best_miou": []}, {**STATE, "scaler": {"scale": "x", "good_steps": 0}},
+        {**STATE, "scaler": SCALER, "config": ["a"]},
+    ],
+    "model.pdopt": [
+        {"nobody|_moment1_0": np.zeros(3)}, {"0.weight|_moment1_0": np.zeros((3, 3))}, {"0.weight|_moment1_0": "a text"},
+        {"LR_Scheduler": 5}, {"LR_Scheduler": {"last_epoch": 1}}, {"master_weights": 5}, {"master_weights": {"nobody": 1}},
+        {5: np.zeros(3)},
+    ],
+    "average.pdparams": [{"0.weight": np.zeros(1)}, {"0.bias": "a text"}, {"0.bias": {}}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, content", [(name, content) for name, contents in FORGED.items() for content in contents])
+def test_forged_checkpoints(saved, name, content):
+    """Of somebody who adapts the checksums: refused in a line that names the file."""
+    path = saved / "iter_3" / name
+    if name == "state.json":
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    else:
+        paddle.save({**read_weights(str(path)), **content}, str(path))
+    write_sums(saved / "iter_3")
+    with pytest.raises(UserError, match=f"{name}( is no state of|: |.* was not loaded)"):
+        checkpoints(saved)[0].load(str(saved / "iter_3"))
+
+
+@pytest.mark.parametrize("name", ["../iter_2/model.pdparams", "/dev/zero", "missing.bin"])
+def test_checksums_of_other_files(saved, name):
+    """Nothing outside a checkpoint is read, /dev/zero for ever."""
+    with open(saved / "iter_3" / "SHA256SUMS", "a") as file:
+        file.write(f"{'0' * 64}  {name}\n")
+    assert damage(str(saved / "iter_3")) == f"it has no file {name}, which SHA256SUMS lists"
 
 
 def test_nothing_whole(tmp_path):
