@@ -133,8 +133,10 @@ def can_be_made(folder: str) -> bool:
 
 
 def read_if_there(path: str) -> str:
-    """Returns the text of a file, or "" where it cannot be read."""
+    """Returns the text of a file, or "" where it cannot be read or is no regular file."""
     try:
+        if not os.path.isfile(path):  # a pipe would be waited for
+            return ""
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
     except OSError:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import binascii
+import math
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.models.weights import bfloat16
 
 _TYPES = {
     "Float64": "<f8", "Float32": "<f4", "Float16": "<f2", "BFloat16": "<u2",
@@ -86,8 +88,8 @@ def _array(name, tensors):
     values = np.frombuffer(b"".join(tensor.content for tensor in tensors), _TYPES[kind])
     if shape == [0] and values.size == 1:
         shape = []  # how MindSpore writes a scalar
-    if values.size != np.prod(shape, dtype=int):
+    if min(shape, default=0) < 0 or values.size != math.prod(shape):
         raise ValueError(f"{name} has {values.size} values for the shape {shape}")
     if kind == "BFloat16":
-        values = (values.astype("<u4") << 16).view("<f4")
+        values = bfloat16(values)
     return values.reshape(shape).copy()

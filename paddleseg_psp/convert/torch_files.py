@@ -7,6 +7,8 @@ PyTorch 1.6, in the same stream.
 from __future__ import annotations
 
 import io
+import math
+import os
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -14,6 +16,8 @@ from collections import OrderedDict
 import numpy as np
 
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.models.pickles import NAMES, Inert, Pending, finished, make_tuple, refuse, unpickle, whole_numbers
+from paddleseg_psp.models.weights import bfloat16
 
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # pickled, at the start of a file from before PyTorch 1.6
 _STORAGES = {
@@ -30,84 +34,67 @@ _STORAGES = {
 }
 # What checkpoints hold besides tensors: logs, options, optimizers. It is neither imported nor made.
 _PASSED_OVER = ("torch", "numpy", "mmengine", "mmcv", "mmseg", "mmcls", "mmpretrain", "argparse")
-_NUMPY = {"_reconstruct", "scalar", "dtype", "ndarray"}
-
-
-class _Inert:
-    """Stands for an object of a class that is not needed."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __call__(self, *_, **__):
-        return _Inert()
-
-    def __setstate__(self, _):
-        pass
-
-    def __setitem__(self, _, __):
-        pass
-
-    def append(self, _):
-        pass
-
-    extend = append
+_HARMLESS = ("getattr", "set", "frozenset", "slice", "complex", "bytearray")
+_MOST_SHARED = 4  # tensors may share values, as tied weights do, but not so many that they would fill the memory
 
 
 class _Storage:
     """A flat array, whose values may come later, and how they are to be read."""
 
-    def __init__(self, kind, count):
-        self.kind, self.values = kind, np.zeros(count, _STORAGES[kind])
+    def __init__(self, kind, values):
+        self.kind, self.values = kind, values
 
 
-def _tensor(storage, offset, size, stride, *_):
-    """Returns the array of a tensor: a view of its storage."""
-    last = offset + sum((length - 1) * step for length, step in zip(size, stride))
-    if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= storage.values.size):
-        raise ValueError("a tensor reaches beyond its values")
-    bytes_each = storage.values.itemsize
-    view = np.lib.stride_tricks.as_strided(storage.values[offset:], size, [step * bytes_each for step in stride])
-    return view if storage.kind != "BFloat16Storage" else _BFloat16(view)
+class _Tensor(Pending):
+    """A view of a storage."""
+
+    def __init__(self, storage, offset, size, stride, *_):
+        if not isinstance(storage, _Storage):
+            raise ValueError("a tensor has no values")
+        (self._offset,), self._size, self._stride = map(whole_numbers, ([offset], size, stride))
+        self._storage, self.count = storage, math.prod(self._size)
+        last = self._offset + sum((length - 1) * step for length, step in zip(self._size, self._stride))
+        count = len(storage.values)
+        if len(self._size) != len(self._stride) or self.count > count or (self.count and last >= count):
+            raise ValueError("a tensor reaches beyond its values")
+
+    def result(self):
+        values = self._storage.values
+        if not self.count:
+            values, self._offset = np.zeros(1, values.dtype), 0
+        strides = [step * values.itemsize for step in self._stride]
+        view = np.lib.stride_tricks.as_strided(values[self._offset :], self._size, strides)
+        return view if self._storage.kind != "BFloat16Storage" else bfloat16(view)
 
 
-class _BFloat16:
-    def __init__(self, view):
-        self.view = view
+class _Tensors:
+    """Makes the tensors of a file, which together are not much larger than it."""
 
+    def __init__(self, most_bytes):
+        self._left = _MOST_SHARED * most_bytes
 
-def _ready(value):
-    """Returns what was read with arrays of its own, in types that NumPy has."""
-    if isinstance(value, _BFloat16):
-        return (value.view.astype("<u4") << 16).view("<f4")
-    if isinstance(value, np.ndarray):
-        return np.array(value)
-    if isinstance(value, dict):
-        return {key: _ready(item) for key, item in value.items()}
-    return type(value)(_ready(item) for item in value) if type(value) in (list, tuple) else value
+    def make(self, storage, *layout):
+        tensor = _Tensor(storage, *layout)
+        self._left -= tensor.count * storage.values.itemsize
+        if self._left < 0:
+            raise ValueError("its tensors hold far more values than the file")
+        return tensor
 
-
-class _TorchUnpickler(pickle.Unpickler):
-    def __init__(self, file, storage=lambda _: None):
-        super().__init__(file, encoding="latin1")
-        self.persistent_load = storage  # called with what the pickle says of a tensor's values
-
-    def find_class(self, module, name):
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
+    def find(self, module, name):
+        """Returns what stands for a name in a pickle of PyTorch's."""
         if module == "torch" and name in _STORAGES:
             return name
         if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
-            return _tensor
+            return self.make
         if module == "torch._utils" and name == "_rebuild_parameter":
             return lambda data, *_: data
         if (module, name) == ("torch", "Size"):
-            return tuple
-        if (module.split(".")[0] == "numpy" and name in _NUMPY) or (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
-        if module.split(".")[0] in _PASSED_OVER or (module in ("builtins", "__builtin__") and name == "getattr"):
-            return _Inert
-        raise UserError(f"it refers to {module}.{name}, which no file of weights needs: do not trust it")
+            return make_tuple
+        if (module, name) in NAMES:
+            return NAMES[module, name]
+        if module.split(".")[0] in _PASSED_OVER or (module in ("builtins", "__builtin__") and name in _HARMLESS):
+            return Inert()
+        return refuse(module, name)
 
 
 def read_torch(path: str) -> dict:
@@ -118,9 +105,10 @@ def read_torch(path: str) -> dict:
     """
     try:
         with open(path, "rb") as file:
+            size = os.path.getsize(path)
             read = _read_archive if file.read(4) == b"PK\x03\x04" else _read_stream
             file.seek(0)
-            return _ready(read(file))
+            return finished(read(file, size))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}")
     except UserError as error:
@@ -129,8 +117,9 @@ def read_torch(path: str) -> dict:
         raise UserError(f"{path} is no complete PyTorch file ({type(error).__name__}: {error})")
 
 
-def _read_archive(file):
+def _read_archive(file, size):
     archive = zipfile.ZipFile(file)
+    _require_plain(archive, size)
     pickles = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
     if not pickles:
         raise ValueError("the archive has no data.pkl")
@@ -139,39 +128,62 @@ def _read_archive(file):
         raise ValueError("it was written on a big-endian machine")
 
     def storage(identifier):
-        _, kind, key, _, count = identifier
+        kind, key, count, *_ = _storage_identity(identifier)
         if key not in storages:
-            content = archive.read(f"{root}/data/{key}")
-            storages[key] = _Storage(kind, 0)
-            storages[key].values = np.frombuffer(content, _STORAGES[kind])
-            if storages[key].values.size < count:
-                raise ValueError(f"values of the storage {key} are missing")
-        return storages[key]
+            values = np.frombuffer(archive.read(f"{root}/data/{key}"), _STORAGES[kind])
+            storages[key] = _Storage(kind, values)
+        return _of_kind(storages[key], kind, count)
 
-    return _TorchUnpickler(io.BytesIO(archive.read(pickles[0])), storage).load()
+    return unpickle(io.BytesIO(archive.read(pickles[0])), _Tensors(size).find, storage)
 
 
-def _read_stream(file):
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
+def _require_plain(archive, size):
+    """Raises ValueError unless an archive's files are as PyTorch writes them: not compressed, so it is larger than they."""
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("the archive is compressed, which PyTorch's are not")
+    if sum(entry.file_size for entry in entries) > size or len({entry.filename for entry in entries}) < len(entries):
+        raise ValueError("the archive's files overlap")
+
+
+def _storage_identity(identifier):
+    """Returns (kind, key, number of values, the rest) of what a pickle says of a tensor's values."""
+    if not isinstance(identifier, tuple) or len(identifier) < 5:
+        raise ValueError("a tensor's values are not named as PyTorch names them")
+    _, kind, key, _, count, *rest = identifier
+    if not isinstance(kind, str) or kind not in _STORAGES or not isinstance(key, (str, int)):
+        raise ValueError("a tensor has values of a type that no network has")
+    return (kind, key, *whole_numbers([count]), *rest)
+
+
+def _of_kind(storage, kind, count):
+    if storage.kind != kind or storage.values.size < count:
+        raise ValueError(f"values of a storage are missing: {count} of {kind}")
+    return storage
+
+
+def _read_stream(file, size):
     if file.read(len(MAGIC)) != MAGIC:
         raise ValueError("unknown format")
+    find = _Tensors(size).find
     for _ in range(2):  # the protocol's version, the machine it was written on
-        _TorchUnpickler(file).load()
-    storages = {}
+        unpickle(file, find)
+    storages, left = {}, size
 
     def storage(identifier):
-        _, kind, key, _, count, view = identifier
-        if view is not None:
+        nonlocal left
+        kind, key, count, *view = _storage_identity(identifier)
+        if any(item is not None for item in view):
             raise ValueError("it has views of storages, from before PyTorch 0.4")
         if key not in storages:
-            if count * np.dtype(_STORAGES[kind]).itemsize > size:
+            left -= count * np.dtype(_STORAGES[kind]).itemsize
+            if left < 0:
                 raise ValueError(f"the storage {key} is larger than the file")
-            storages[key] = _Storage(kind, count)
-        return storages[key]
+            storages[key] = _Storage(kind, np.zeros(count, _STORAGES[kind]))
+        return _of_kind(storages[key], kind, count)
 
-    content = _TorchUnpickler(file, storage).load()
-    for key in _TorchUnpickler(file).load():
+    content = unpickle(file, find, storage)
+    for key in unpickle(file, find):
         values = storages[key].values
         if file.readinto(count := bytearray(8)) != 8 or int.from_bytes(count, "little") != values.size:
             raise ValueError(f"the storage {key} has another size than its tensors")

@@ -4,44 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 from collections.abc import Iterator
 from urllib.parse import urlparse
 
 import numpy as np
 import paddle
+import safetensors
 import safetensors.numpy
 from paddle import nn
 
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path, read_if_there, sha256
 from paddleseg_psp.log import logger
+from paddleseg_psp.models.pickles import find_name, finished, unpickle
 
-# What a pickled dict of arrays needs, and nothing that could do more.
-_HARMLESS = {
-    ("collections", "OrderedDict"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("_codecs", "encode"),
-    ("builtins", "tuple"),
-}
 _NAME_TABLE = "StructuredToParameterName@@"  # paddle.save adds this entry to the parameters
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module, name):
-        if (module, name) not in _HARMLESS:
-            raise UserError(f"it refers to {module}.{name}, which no file of weights needs: do not trust it")
-        return super().find_class(module, name)
+_SAFETENSORS = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
+}  # fmt: skip
 
 
 def read_weights(path: str) -> dict[str, np.ndarray]:
     """Returns the dict {name: numpy array} in a `.pdparams` (or `.pdopt`) or `.safetensors` file; warns of NaN and infinity.
+
+    The arrays are read-only; bfloat16 becomes float32. Nothing in the file is run (docs/security.md).
 
     Raises:
         UserError: no such file, a truncated or foreign one, one that would run code, or one whose SHA-256 is not that in a file
@@ -49,10 +39,13 @@ def read_weights(path: str) -> dict[str, np.ndarray]:
     """
     if os.path.isdir(path):
         raise UserError(f"{path} is a folder; name the file in it, e.g. {os.path.join(path, 'model.pdparams')}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path} is no regular file")
     kind = ".safetensors" if path.endswith(".safetensors") else ".pdparams"
     try:
         _require_checksum(path)
-        content = safetensors.numpy.load_file(path) if kind == ".safetensors" else _unpickled(path)
+        with open(path, "rb") as file:
+            content = _read_safetensors(file) if kind == ".safetensors" else finished(unpickle(file, find_name))
     except FileNotFoundError:
         raise UserError(f"there is no file {path}")
     except OSError as error:
@@ -65,11 +58,22 @@ def read_weights(path: str) -> dict[str, np.ndarray]:
         raise UserError(f"{path} holds a {type(content).__name__}, not a dict of parameters")
     content.pop(_NAME_TABLE, None)
     # paddle pickles a tensor inside a nested structure as (name, array)
-    weights = {name: value[1] if isinstance(value, tuple) else value for name, value in content.items()}
+    weights = {name: value[1] if isinstance(value, tuple) and len(value) == 2 else value for name, value in content.items()}
+    if kind == ".pdparams":  # which has bfloat16 as integers, as Paddle keeps it
+        weights = {name: bfloat16(value) if _is_uint16(value) else value for name, value in weights.items()}
     wrong = [name for name, value in weights.items() if _is_float(value) and not np.isfinite(value).all()]
     if wrong:
         logger.warning(f"{path} has values that are not finite (NaN or infinite) in {len(wrong)} parameters: {_few(wrong)}")
     return weights
+
+
+def bfloat16(halves: np.ndarray) -> np.ndarray:
+    """Returns float32 numbers whose upper halves are given as uint16."""
+    return (halves.astype(np.uint32) << 16).view(np.float32)
+
+
+def _is_uint16(value):
+    return isinstance(value, np.ndarray) and value.dtype == np.uint16
 
 
 def _is_float(value):
@@ -97,15 +101,20 @@ def _checksums(path: str) -> Iterator[tuple[str, str]]:
         source = os.path.join(folder, record)
         try:
             expected = json.loads(read_if_there(source))["weights_sha256"]
-        except (ValueError, KeyError, TypeError):  # none, or a file of another kind
+        except (ValueError, KeyError, TypeError, RecursionError):  # none, or a file of another kind
             continue
         if isinstance(expected, str):
             yield source, expected
 
 
-def _unpickled(path):
-    with open(path, "rb") as file:
-        return _ArrayUnpickler(file, encoding="latin1").load()
+def _read_safetensors(file):
+    arrays = {}
+    for name, tensor in safetensors.deserialize(file.read()):
+        if (kind := tensor["dtype"]) not in _SAFETENSORS:
+            raise UserError(f"{name} has values of the type {kind}; known are {', '.join(_SAFETENSORS)}")
+        array = np.frombuffer(tensor["data"], _SAFETENSORS[kind]).reshape(tensor["shape"])
+        arrays[name] = bfloat16(array) if kind == "BF16" else array
+    return arrays
 
 
 def write_weights(path: str, weights: dict) -> None:
@@ -140,6 +149,7 @@ def load_weights(layer: nn.Layer, path: str, strict: bool = False) -> None:
     """
     local = _download(path) if urlparse(path).scheme in ("http", "https") else path
     weights, own = read_weights(local), layer.state_dict()
+    weights = _in_own_types(weights, own, path)
     missing = [name for name in own if name not in weights]
     reshaped = [name for name in own if name in weights and list(own[name].shape) != list(np.shape(weights[name]))]
     matching = {name: weights[name] for name in own if name in weights and name not in reshaped}
@@ -155,6 +165,29 @@ def load_weights(layer: nn.Layer, path: str, strict: bool = False) -> None:
     ):
         if names:
             logger.warning(f"{len(names)} parameters {label}: {_few(names)}")
+
+
+def _in_own_types(weights, own, path):
+    """Returns weights in the types of the parameters; says which numbers were rounded.
+
+    Raises:
+        UserError: no numbers, or integers where there are fractions.
+    """
+    converted, kinds = dict(weights), set()
+    for name, parameter in own.items():
+        value, kind = weights.get(name), str(parameter.dtype).rpartition(".")[2]
+        if value is None:
+            continue
+        if not isinstance(value, np.ndarray) or (kind.endswith(("float32", "float16")) and not _is_float(value)):
+            found = f"values of type {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+            raise UserError(f"{path}: {name}: expected numbers of type {kind}, found {found}")
+        if _is_float(value) and value.dtype != np.float32:
+            with np.errstate(over="ignore"):
+                converted[name] = value.astype(np.float32)
+            kinds.add(str(value.dtype))
+    if kinds:
+        logger.info(f"{path} has values of type {', '.join(sorted(kinds))}; they are used as float32")
+    return converted
 
 
 def _mismatch(path, layer, own, weights, missing, reshaped):

@@ -1,11 +1,13 @@
 import json
 import os
 import pickle
+import struct
 import subprocess
 
 import numpy as np
 import paddle
 import pytest
+import safetensors.numpy
 from paddle import nn
 
 from paddleseg_psp.errors import UserError
@@ -166,10 +168,76 @@ def test_files_beside_weights_that_say_nothing_of_them(saved, name, content):
 
 def test_weights_that_are_not_finite_are_told(saved, capsys):
     layer, path = saved
-    weights = read_weights(path)
+    weights = {name: value.copy() for name, value in read_weights(path).items()}
     assert "finite" not in capsys.readouterr().out
     weights["0.weight"][1, 2], weights["2.bias"][0] = np.nan, np.inf
     write_weights(path, weights)
     load_weights(layer, path)
     said = [line for line in capsys.readouterr().out.splitlines() if "not finite" in line]
     assert len(said) == 1 and path in said[0] and said[0].endswith("in 2 parameters: 0.weight, 2.bias")
+
+
+def write_safetensors(path, **tensors):
+    """By the format: the header's length, the header in JSON, the numbers."""
+    header, content = {}, b""
+    for name, (kind, shape, data) in tensors.items():
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [len(content), len(content) + len(data)]}
+        content += data
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text + content)
+
+
+@pytest.mark.parametrize("extension", ["pdparams", "safetensors"])
+@pytest.mark.parametrize("kind", ["float16", "float64", "bfloat16"])
+def test_numbers_of_other_types(tmp_path, capsys, kind, extension):
+    """They are used as float32; those of Paddle's bfloat16, which it saves as integers, too."""
+    expected, path = np.random.randn(3, 4).astype(np.float32), str(tmp_path / f"model.{extension}")
+    if kind == "bfloat16":
+        expected = (expected.view(np.uint32) & 0xFFFF0000).view(np.float32)  # what it can hold
+    else:
+        expected = expected.astype(kind).astype(np.float32)
+    values = {"weight": expected.astype(kind) if kind != "bfloat16" else expected, "bias": np.zeros(4, np.float32)}
+    if extension == "pdparams":
+        paddle.save({name: paddle.to_tensor(value).astype(kind) for name, value in values.items()}, path)
+    elif kind == "bfloat16":
+        halves = (expected.view(np.uint32) >> 16).astype("<u2").tobytes()
+        write_safetensors(path, weight=("BF16", [3, 4], halves), bias=("F32", [4], bytes(16)))
+    else:
+        safetensors.numpy.save_file(values, path)
+    layer = nn.Linear(3, 4)
+    load_weights(layer, path, strict=True)
+    np.testing.assert_array_equal(layer.weight.numpy(), expected)
+    assert layer.weight.dtype == paddle.float32
+    said = capsys.readouterr().out
+    assert kind == "bfloat16" or f"has values of type {kind}; they are used as float32" in said
+
+
+@pytest.mark.parametrize("value", [np.zeros((3, 4), np.int64), np.zeros((3, 4), bool), "a text", {"a": 1}, None])
+def test_what_is_no_weight(tmp_path, value):
+    path = str(tmp_path / "model.pdparams")
+    with open(path, "wb") as file:
+        pickle.dump({"weight": value, "bias": np.zeros(4, np.float32)}, file)
+    with pytest.raises(UserError, match=r"model.pdparams(: weight: expected numbers of type float32, found| does not fit)"):
+        load_weights(nn.Linear(3, 4), path, strict=True)
+
+
+def test_types_of_safetensors_that_no_network_here_has(tmp_path):
+    path = str(tmp_path / "model.safetensors")
+    write_safetensors(path, weight=("F8_E4M3", [3, 4], bytes(12)))
+    with pytest.raises(UserError, match="weight has values of the type F8_E4M3; known are F64, F32"):
+        read_weights(path)
+
+
+def test_pipes_are_not_waited_for(saved, tmp_path):
+    _, path = saved
+    for name in ("SHA256SUMS", "model.json", "pipe.pdparams"):
+        os.mkfifo(tmp_path / name)
+    assert read_weights(path)
+    with pytest.raises(UserError, match="pipe.pdparams is no regular file"):
+        read_weights(str(tmp_path / "pipe.pdparams"))
+
+
+def test_records_nested_without_end_say_nothing(saved, tmp_path):
+    (tmp_path / "model.json").write_text("[" * 10**6)
+    assert read_weights(saved[1])
