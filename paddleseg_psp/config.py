@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from paddleseg_psp.errors import UserError
 from paddleseg_psp.log import logger
 from paddleseg_psp.losses.requirements import check_loss
 from paddleseg_psp.models.layers import freeze_batch_norm
+from paddleseg_psp.models.weights import harmless_copy
 from paddleseg_psp.shipped import shipped
 from paddleseg_psp.yaml_files import LENGTH, apply_overrides, dump, read_yaml, require_number
 
@@ -231,7 +233,7 @@ class Config:
         spec = self.data[key]
         if isinstance(spec, dict) and "transforms" in spec:
             spec = {**spec, "transforms": self._transforms(key)}
-        dataset = registry.build(spec, self._where(key))
+        dataset = _built(spec, self._where(key))
         require_classes(dataset.num_classes, self._where(f"{key}.num_classes"))
         if key == "val_dataset":
             require_agreement(self._trained_on(dataset), dataset, self.path)
@@ -317,7 +319,7 @@ class Config:
             self._require_classes(classes)
             spec["num_classes"] = classes
         require_classes(spec.get("num_classes"), self._where("model.num_classes"))
-        return registry.build(spec, self._where("model"), crop_size=self.crop_size())
+        return _built(spec, self._where("model"), crop_size=self.crop_size())
 
     def crop_size(self) -> tuple[int, int] | None:
         """Returns the (height, width) that training images have after the transforms, or None where it varies."""
@@ -362,7 +364,7 @@ class Config:
         for _, item, component in registry.components(types, f"{where}.types"):
             registry.set_defaults(item, component, ignore_index=ignored, num_classes=classes, num_class=classes)
         places = [0] * len(weights) if len(types) == 1 else range(len(types))
-        return [(weight, registry.build(types[i], f"{where}.types.{i}")) for weight, i in zip(weights, places)]
+        return [(weight, _built(types[i], f"{where}.types.{i}")) for weight, i in zip(weights, places)]
 
     def _class_weights(self, rule, dataset, where):
         if rule not in CLASS_WEIGHTS:
@@ -400,6 +402,20 @@ class Config:
             paddleseg_logger.log_level = level
         _tell_groups(spec.get("custom_cfg") or (), names)
         return optimizer
+
+
+def _built(spec, where, **defaults):
+    """Builds a component whose parts of paddleseg get copies of their weights: the files are data (docs/security.md)."""
+    spec = copy.deepcopy(spec)
+    with tempfile.TemporaryDirectory() as folder:
+        for place, item, component in registry.components(spec, where):
+            path = item.get("pretrained")
+            if path and isinstance(path, str) and component.__module__.startswith("paddleseg."):
+                try:
+                    item["pretrained"] = harmless_copy(path, folder)
+                except UserError as error:
+                    raise UserError(f"{place}.pretrained: {error}")
+        return registry.build(spec, where, **defaults)
 
 
 def _require_list(mapping, key, where):

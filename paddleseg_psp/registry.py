@@ -15,6 +15,9 @@ from paddleseg.cvlibs import manager
 from paddleseg_psp.errors import UserError
 
 _own: dict[str, Callable] = {}
+_transforms: dict[str, Callable] = {}
+MOST_PIXELS = 2**28  # that a transform of a bundle may make: 16384 x 16384
+_LARGEST, _LONGEST = 2**16, 1000  # values of 16 bits; channels of an image
 _PADDLESEG = (
     manager.MODELS,
     manager.BACKBONES,
@@ -35,6 +38,19 @@ def register(component: Callable) -> Callable:
         raise KeyError(f"a component {component.__name__} is registered already")
     _own[component.__name__] = component
     return component
+
+
+def register_transform(component: Callable) -> Callable:
+    """Registers a transform, which bundles may name too; a decorator."""
+    _transforms[component.__name__] = register(component)
+    return component
+
+
+def transforms() -> dict[str, Callable]:
+    """Returns the components that data may name: the transforms of this package, of paddleseg, and of users."""
+    known = {**manager.TRANSFORMS.components_dict, **_transforms}
+    del known["Compose"]  # a list of them, which opens images
+    return known
 
 
 def find(name: str, where: str) -> Callable:
@@ -123,6 +139,43 @@ def build(spec: dict, where: str, **defaults: object) -> Any:
         raise UserError(f"{where}: expected a mapping with the key 'type', found {spec!r}")
     component = find(spec["type"], f"{where}.type")
     arguments = {key: _build_nested(value, f"{where}.{key}") for key, value in spec.items() if key != "type"}
+    return _built(component, arguments, where, defaults)
+
+
+def build_transform(spec: object, where: str) -> Any:
+    """Builds a transform that data describe, such as a bundle's deploy.yaml: of plain values alone (docs/security.md).
+
+    Raises:
+        UserError: another component than a transform, a value that is not plain, or what `build` refuses.
+    """
+    if not isinstance(spec, dict) or not isinstance(spec.get("type"), str):
+        raise UserError(f"{where}: expected a mapping with the key 'type', found {spec!r:.80}")
+    known = transforms()
+    if spec["type"] not in known:
+        raise UserError(f"{where}.type: there is no transform {spec['type']!r:.80}{suggestion(spec['type'], known)}")
+    arguments = {key: value for key, value in spec.items() if key != "type"}
+    for key, value in arguments.items():
+        _require_plain(value, f"{where}.{key!s:.80}")
+    return _built(known[spec["type"]], arguments, where, {})
+
+
+def _require_plain(value, where):
+    """Raises UserError unless a value from data is what transforms take: texts, numbers, lists of them, an image's size."""
+    rows = value if isinstance(value, list) else [value]
+    items = [item for row in rows for item in (row if isinstance(row, list) else [row])]
+    for item in items[:_LONGEST]:
+        number = isinstance(item, (int, float)) and -_LARGEST <= item <= _LARGEST
+        if not number and not (isinstance(item, str) and len(item) <= _LONGEST) and item is not None:
+            raise UserError(f"{where}: expected texts, numbers up to {_LARGEST}, or lists of them, found {item!r:.80}")
+    if len(items) > _LONGEST:
+        raise UserError(f"{where}: expected a list of at most {_LONGEST}, found {len(items)}")
+    if len(items) == 2 and not any(isinstance(item, str) or item is None for item in items):
+        if items[0] * items[1] > MOST_PIXELS:
+            raise UserError(f"{where}: {items[0]} x {items[1]} is more than the {MOST_PIXELS} pixels of the largest image")
+
+
+def _built(component, arguments, where, defaults):
+    """Returns what a component makes of its arguments, and of those defaults that it takes."""
     accepted = check_arguments(component, arguments, where)
     arguments.update({key: value for key, value in defaults.items() if key in accepted and key not in arguments})
     try:
@@ -130,7 +183,8 @@ def build(spec: dict, where: str, **defaults: object) -> Any:
     except UserError as error:
         raise UserError(f"{where}: {error}")
     except Exception as error:
-        raise UserError(f"{where}: {spec['type']} could not be built: {' '.join(str(error).split())}") from error
+        name = getattr(component, "__name__", component)
+        raise UserError(f"{where}: {name} could not be built: {' '.join(str(error).split())}") from error
 
 
 def check_arguments(component: Callable, names: Iterable[str], where: str) -> list[str]:

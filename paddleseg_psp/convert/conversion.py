@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import paddle
 
 import paddleseg_psp.models  # noqa: F401 (registers the networks)
 from paddleseg_psp import registry
@@ -26,6 +28,7 @@ from paddleseg_psp.convert.torch_files import MAGIC, read_torch
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.models.weights import read_weights
 
+_LONGEST_NAME = 200  # characters of a class
 _STATES = ("state_dict", "model", "model_state_dict", "state_dict_ema", "net")  # where training programs keep the weights
 
 
@@ -124,13 +127,13 @@ def convert(
             set_options(model)
             require_known(model, shape)
         weights, sources, left_out = _translated(arrays, _own_shapes(model), framework, ignore)
+        normalize, red_first = _preprocessing(stated.preprocessing(config))
+        test_config = stated.test_options(config) if config else None
     except UserError as error:
         raise UserError(f"{path}: {error}")
-    normalize, red_first = _preprocessing(stated.preprocessing(config))
     return Conversion(
-        framework, model, weights, sources, left_out, normalize, red_first,
-        stated.test_options(config) if config else None, *_classes(meta, model["num_classes"]),
-    )  # fmt: skip
+        framework, model, weights, sources, left_out, normalize, red_first, test_config, *_classes(meta, model["num_classes"])
+    )
 
 
 def convert_backbone(path: str, ignore: Sequence[str] = ()) -> Conversion:
@@ -139,7 +142,7 @@ def convert_backbone(path: str, ignore: Sequence[str] = ()) -> Conversion:
     framework = _framework(path, arrays)
     try:
         backbone = describe_backbone(lambda own: _shape(arrays, own, framework), framework)
-        shapes = {f"backbone.{name}": shape for name, shape in _shapes(registry.build(backbone, "backbone")).items()}
+        shapes = {f"backbone.{name}": shape for name, shape in _shapes(_without_values(backbone, "backbone")).items()}
         if not framework.endswith("backbone"):  # of a whole network
             ignore = (*ignore, *(set(arrays) - set(source_names(shapes, framework).values())))
         weights, sources, left_out = _translated(arrays, shapes, framework, ignore)
@@ -218,7 +221,16 @@ def _own_shapes(model):
     model = copy.deepcopy(model)
     for part in (model, model["backbone"]):
         part.pop("pretrained", None)
-    return _shapes(registry.build(model, "model"))
+    if not isinstance(model["backbone"], dict) or "_vd" in str(model["backbone"].get("type")):  # sets values that it must have
+        model["backbone"] = registry.build(model["backbone"], "model.backbone")
+    return _shapes(_without_values(model, "model"))
+
+
+def _without_values(spec, where):
+    """Builds a layer of this package without memory for its parameters, since a small file may describe a huge network."""
+    own = registry.find(spec.get("type"), f"{where}.type").__module__.startswith("paddleseg_psp.")
+    with paddle.LazyGuard() if own else contextlib.nullcontext():
+        return registry.build(spec, where)
 
 
 def _translated(arrays, own_shapes, framework, ignore):
@@ -272,8 +284,17 @@ def _preprocessing(found):
 
 
 def _classes(meta, number):
-    """Returns the names and colours of classes that a file states, None in place of lists of another length."""
+    """Returns the names and colours of classes that a file states, None in place of what is none for that many classes."""
     dataset = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), dict) else {}
     found = (meta.get("CLASSES") or dataset.get("classes"), meta.get("PALETTE") or dataset.get("palette"))
     names, colors = (list(item) if isinstance(item, (list, tuple)) and len(item) == number else None for item in found)
-    return names and [str(name) for name in names], colors and [[int(part) for part in color] for color in colors]
+    return (
+        names if names and all(isinstance(name, str) and len(name) <= _LONGEST_NAME for name in names) else None,
+        [list(color) for color in colors] if colors and all(map(_is_color, colors)) else None,
+    )
+
+
+def _is_color(value):
+    return (
+        isinstance(value, (list, tuple)) and len(value) == 3 and all(type(part) is int and 0 <= part <= 255 for part in value)
+    )

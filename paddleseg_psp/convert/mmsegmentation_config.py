@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
+from typing import Any
 
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.log import logger
 from paddleseg_psp.models.backbones import STRIDES_AND_DILATIONS
 
+_LONGEST = 10**5  # characters; Python 3.9's parser dies of twice as many operators in a row
 
-def read_config(text: str | None) -> dict:
-    """Returns the variables {name: value} that a resolved configuration sets to literals and calls of `dict`."""
+
+def read_config(text: object) -> dict:
+    """Returns the variables {name: value} that a resolved configuration sets to literals and calls of `dict`.
+
+    A text that is no such configuration has none; a warning says so.
+    """
+    if text is None:
+        return {}
     values: dict = {}
     try:
-        statements = ast.parse(text or "").body
-    except (SyntaxError, ValueError):
+        if not isinstance(text, str) or len(text) > _LONGEST:
+            raise ValueError(f"expected a text of at most {_LONGEST} characters")
+        statements = ast.parse(text).body
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        logger.warning(f"The configuration in the file cannot be read, and is passed over: {type(error).__name__}: {error}")
         return {}
     for statement in statements:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             try:
                 values[statement.targets[0].id] = _evaluate(statement.value, values)
-            except ValueError:
+            except (ValueError, TypeError, MemoryError, RecursionError):
                 pass  # an expression of another kind, such as a function
     return values
 
@@ -37,14 +50,85 @@ def _evaluate(node, names):
     return ast.literal_eval(node)
 
 
+# What a configuration may say, and of which kind. It is data: nothing else enters a network or a configuration of ours
+# (docs/security.md).
+def _is_number(least, most):
+    return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_whole(least, most):
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_list(check, least, most):
+    return lambda value: isinstance(value, list) and least <= len(value) <= most and all(map(check, value))
+
+
+def _is_one_of(*values):
+    return lambda value: isinstance(value, (str, bool)) and value in values
+
+
+_SIDE, _BOOLEAN = _is_whole(1, 10**5), _is_one_of(True, False)
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "align_corners": (_BOOLEAN, "True or False"),
+    "psa_type": (_is_one_of("collect", "distribute", "bi-direction"), "collect, distribute or bi-direction"),
+    "compact": (_BOOLEAN, "True or False"),
+    "shrink_factor": (_is_whole(1, 64), "a whole number from 1 to 64"),
+    "normalization_factor": (lambda value: value is None or _is_number(1e-6, 1e6)(value), "a number above 0, or None"),
+    "psa_softmax": (_BOOLEAN, "True or False"),
+    "pool_scales": (_is_list(_is_whole(1, 1000), 1, 16), "a list of whole numbers from 1 to 1000"),
+    "dropout_ratio": (_is_number(0, 0.999), "a number from 0 to below 1"),
+    "mask_size": (_is_list(_is_whole(1, 1000), 2, 2), "two whole numbers from 1 to 1000"),
+    "contract_dilation": (_BOOLEAN, "True or False"),
+    "style": (_is_one_of("pytorch", "caffe"), "pytorch or caffe"),
+    "strides": (_is_list(_is_whole(1, 8), 4, 4), "four whole numbers from 1 to 8"),
+    "dilations": (_is_list(_is_whole(1, 64), 4, 4), "four whole numbers from 1 to 64"),
+    "mean": (_is_list(_is_number(-1e6, 1e6), 1, 1000), "a list of numbers"),
+    "std": (_is_list(_is_number(1e-6, 1e6), 1, 1000), "a list of numbers above 0"),
+    "to_rgb": (_BOOLEAN, "True or False"),
+    "bgr_to_rgb": (_BOOLEAN, "True or False"),
+    "mode": (_is_one_of("slide", "whole"), "slide or whole"),
+    "crop_size": (_is_list(_SIDE, 2, 2), "two whole numbers from 1 to 100000"),
+    "stride": (_is_list(_SIDE, 2, 2), "two whole numbers from 1 to 100000"),
+}
+
+
+def _stated(mapping, where):
+    """Returns the known values in a mapping of the configuration, checked.
+
+    Raises:
+        UserError: a value of another kind.
+    """
+    if mapping is None:
+        return {}
+    if not isinstance(mapping, dict):
+        raise UserError(f"its configuration's {where}: expected a mapping, found {mapping!r:.80}")
+    known = {}
+    for key, (check, allowed) in _KINDS.items():
+        value = mapping.get(key)
+        if key in mapping and check(value):
+            known[key] = value
+        elif value is not None:
+            raise UserError(f"its configuration's {where}.{key}: expected {allowed}, found {value!r:.80}")
+    return known
+
+
+def _part(config, *names):
+    """Returns the mapping under names of a configuration, checked, and {} where there is none."""
+    for depth, name in enumerate(names):
+        if not isinstance(config, (dict, type(None))):
+            raise UserError(f"its configuration's {'.'.join(names[:depth])}: expected a mapping, found {config!r:.80}")
+        config = (config or {}).get(name)
+    return _stated(config, ".".join(names))
+
+
 def model_options(config: dict) -> tuple[dict, dict]:
     """Returns (model, backbone): the options of this package's network that a configuration states.
 
     Raises:
-        UserError: strides that this package does not have.
+        UserError: values of another kind, or strides that this package does not have.
     """
-    network = config.get("model") or {}
-    head, backbone = network.get("decode_head") or {}, network.get("backbone") or {}
+    head, backbone = _part(config, "model", "decode_head"), _part(config, "model", "backbone")
     renamed = {"pool_scales": "bin_sizes", "dropout_ratio": "dropout"}
     same = ("align_corners", "psa_type", "compact", "shrink_factor", "normalization_factor", "psa_softmax")
     model = {renamed.get(key, key): head[key] for key in (*same, *renamed) if key in head}
@@ -64,19 +148,29 @@ def model_options(config: dict) -> tuple[dict, dict]:
 
 
 def preprocessing(config: dict) -> tuple[list, list, bool] | None:
-    """Returns (mean, std, red first) of images, in bytes' units, or None where the configuration is silent."""
-    stated = (
-        (config.get("model") or {}).get("data_preprocessor") or config.get("data_preprocessor") or config.get("img_norm_cfg")
-    )
-    if not stated or "mean" not in stated:
+    """Returns (mean, std, red first) of images, in bytes' units, or None where the configuration is silent.
+
+    Raises:
+        UserError: values of another kind.
+    """
+    stated = _part(config, "model", "data_preprocessor") or _part(config, "data_preprocessor") or _part(config, "img_norm_cfg")
+    if "mean" not in stated or "std" not in stated:
         return None
+    if len(stated["mean"]) != len(stated["std"]):
+        raise UserError("its configuration has a mean and a std of different lengths")
     return stated["mean"], stated["std"], stated.get("bgr_to_rgb", stated.get("to_rgb", False))
 
 
 def test_options(config: dict) -> dict:
-    """Returns the mapping `test_config`: windows, as the configuration has them; {} for whole images."""
-    stated = (config.get("model") or {}).get("test_cfg") or config.get("test_cfg") or {}
+    """Returns the mapping `test_config`: windows, as the configuration has them; {} for whole images.
+
+    Raises:
+        UserError: values of another kind.
+    """
+    stated = _part(config, "model", "test_cfg") or _part(config, "test_cfg")
     if stated.get("mode") != "slide":
         return {}
+    if missing := {"crop_size", "stride"} - stated.keys():
+        raise UserError(f"its configuration's test_cfg has windows without a {' and a '.join(sorted(missing))}")
     (height, width), (down, right) = stated["crop_size"], stated["stride"]
     return {"is_slide": True, "crop_size": [width, height], "stride": [right, down]}

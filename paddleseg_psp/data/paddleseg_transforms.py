@@ -10,10 +10,10 @@ from paddleseg import transforms as T
 
 from paddleseg_psp.data.reference_transforms import holding
 from paddleseg_psp.data.transforms import warp
-from paddleseg_psp.registry import register
+from paddleseg_psp.registry import register_transform
 
 
-@register
+@register_transform
 class ScalePadding(T.ScalePadding):
     """Pads to a square, the image in its middle, and scales that to a size; arguments as in paddleseg.
 
@@ -31,7 +31,7 @@ class ScalePadding(T.ScalePadding):
         return {**super().__call__({**data, "gt_fields": []}), "gt_fields": fields, **scaled}
 
 
-@register
+@register_transform
 class RandomAffine(T.RandomAffine):
     """Scales an image to a size, and moves, turns and scales it at random; arguments as in paddleseg.
 

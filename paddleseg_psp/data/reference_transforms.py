@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 
 from paddleseg_psp.errors import UserError
-from paddleseg_psp.registry import register
+from paddleseg_psp.registry import register_transform
 
 
-@register
+@register_transform
 class PhotoMetricDistortion:
     """Changes brightness, contrast, saturation and hue as mmsegmentation does: each half the time, contrast second or last.
 
@@ -89,7 +89,7 @@ def holding(label: np.ndarray, value: int) -> np.ndarray:
     return label.astype(np.promote_types(label.dtype, np.min_scalar_type(int(value))), copy=False)
 
 
-@register
+@register_transform
 class PadShortSides:
     """Pads an image below and on the right where it is smaller than a size, for networks that want whole windows.
 
@@ -118,7 +118,7 @@ class PadShortSides:
         return {**data, "img": image, "trans_info": [*data.get("trans_info", []), ("padding", size)], **fields}
 
 
-@register
+@register_transform
 class SwapRedAndBlue:
     """Gives an image's channels as blue, green, red, for networks that were trained so (Caffe's)."""
 

@@ -15,10 +15,10 @@ from paddleseg import transforms as T
 from paddleseg.transforms import functional
 
 from paddleseg_psp.data.reference_transforms import PhotoMetricDistortion, SwapRedAndBlue, as_bytes, holding
-from paddleseg_psp.registry import register
+from paddleseg_psp.registry import register_transform
 
 
-@register
+@register_transform
 class RandomPaddingCrop:
     """Crops an image and its label at random, padding them below and on the right where they are smaller.
 
@@ -117,7 +117,7 @@ def warp(
     return np.stack(planes, axis=2)
 
 
-@register
+@register_transform
 class RandomRotate:
     """Rotates an image and its label about their centre; their size stays, as in semseg and mmsegmentation.
 
@@ -155,7 +155,7 @@ class RandomRotate:
         return np.random.uniform(-self.max_rotation, self.max_rotation) if np.random.uniform() < self.prob else 0.0
 
 
-@register
+@register_transform
 class RandomGaussianBlur:
     """Blurs an image with a kernel of one size, as semseg does; paddleseg's RandomBlur draws the size.
 
@@ -175,7 +175,7 @@ class RandomGaussianBlur:
         return data
 
 
-@register
+@register_transform
 class RandomDistort(T.RandomDistort):
     """paddleseg's changes of brightness, contrast, saturation, hue and sharpness in random order, on bytes by OpenCV.
 

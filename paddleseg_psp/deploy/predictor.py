@@ -156,7 +156,9 @@ class Predictor:
         self.views = Views.from_options(description.get("test_config") or {}, "deploy.yaml: test_config")
         self._has_logits = self.output_op != "argmax" or session.outputs > 1
         self.max_value = description.get("max_value")
-        transforms = [registry.build(spec, f"transforms.{i}") for i, spec in enumerate(description["transforms"])]
+        transforms = [
+            registry.build_transform(spec, f"deploy.yaml: transforms.{i}") for i, spec in enumerate(description["transforms"])
+        ]
         self._transforms = T.Compose(transforms, img_channels=self.input_shape[1])
         self._resizes = not all(isinstance(item, _KEEP_SIZE) for item in transforms)
 

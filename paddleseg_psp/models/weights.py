@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from urllib.parse import urlparse
 
 import numpy as np
 import paddle
@@ -17,6 +16,7 @@ from paddle import nn
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path, read_if_there, sha256
 from paddleseg_psp.log import logger
+from paddleseg_psp.models.downloads import download_weights, is_url
 from paddleseg_psp.models.pickles import find_name, finished, unpickle
 
 _NAME_TABLE = "StructuredToParameterName@@"  # paddle.save adds this entry to the parameters
@@ -147,7 +147,7 @@ def load_weights(layer: nn.Layer, path: str, strict: bool = False) -> None:
     Raises:
         UserError: an unreadable file, or weights of another network.
     """
-    local = _download(path) if urlparse(path).scheme in ("http", "https") else path
+    local = download_weights(path) if is_url(path) else path
     weights, own = read_weights(local), layer.state_dict()
     weights = _in_own_types(weights, own, path)
     missing = [name for name in own if name not in weights]
@@ -208,14 +208,17 @@ def _few(names, count=3):
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
-def _download(url):
-    from paddleseg.utils.utils import download_pretrained_model
+def harmless_copy(path: str, folder: str) -> str:
+    """Writes the weights in a file, local or at a URL, anew, for paddleseg's components, which unpickle what they load.
 
-    try:
-        return download_pretrained_model(url)
-    except Exception as error:
-        raise UserError(
-            f"the pretrained weights {url} could not be downloaded ({type(error).__name__}). Download them elsewhere and name "
-            "the file (--opts model.backbone.pretrained=FILE), or start from random weights "
-            "(--opts model.backbone.pretrained=null)"
-        )
+    Returns:
+        The copy's path; fractions in it are float32.
+
+    Raises:
+        UserError: as `read_weights`.
+    """
+    weights = read_weights(download_weights(path) if is_url(path) else path)
+    copy = os.path.join(folder, f"{len(os.listdir(folder))}.pdparams")
+    arrays = {name: value for name, value in weights.items() if isinstance(value, np.ndarray)}
+    write_weights(copy, {name: value.astype(np.float32) if _is_float(value) else value for name, value in arrays.items()})
+    return copy
