@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 from paddle import nn
 from paddle.io import Dataset
@@ -233,7 +234,7 @@ class Config:
         spec = self.data[key]
         if isinstance(spec, dict) and "transforms" in spec:
             spec = {**spec, "transforms": self._transforms(key)}
-        dataset = _built(spec, self._where(key))
+        dataset = build(spec, self._where(key))
         require_classes(dataset.num_classes, self._where(f"{key}.num_classes"))
         if key == "val_dataset":
             require_agreement(self._trained_on(dataset), dataset, self.path)
@@ -319,7 +320,7 @@ class Config:
             self._require_classes(classes)
             spec["num_classes"] = classes
         require_classes(spec.get("num_classes"), self._where("model.num_classes"))
-        return _built(spec, self._where("model"), crop_size=self.crop_size())
+        return build(spec, self._where("model"), crop_size=self.crop_size())
 
     def crop_size(self) -> tuple[int, int] | None:
         """Returns the (height, width) that training images have after the transforms, or None where it varies."""
@@ -364,7 +365,7 @@ class Config:
         for _, item, component in registry.components(types, f"{where}.types"):
             registry.set_defaults(item, component, ignore_index=ignored, num_classes=classes, num_class=classes)
         places = [0] * len(weights) if len(types) == 1 else range(len(types))
-        return [(weight, _built(types[i], f"{where}.types.{i}")) for weight, i in zip(weights, places)]
+        return [(weight, build(types[i], f"{where}.types.{i}")) for weight, i in zip(weights, places)]
 
     def _class_weights(self, rule, dataset, where):
         if rule not in CLASS_WEIGHTS:
@@ -404,8 +405,8 @@ class Config:
         return optimizer
 
 
-def _built(spec, where, **defaults):
-    """Builds a component whose parts of paddleseg get copies of their weights: the files are data (docs/security.md)."""
+def build(spec: dict, where: str, **defaults: object) -> Any:
+    """Builds as `registry.build`; parts of paddleseg get copies of their weights, whose files are data (docs/security.md)."""
     spec = copy.deepcopy(spec)
     with tempfile.TemporaryDirectory() as folder:
         for place, item, component in registry.components(spec, where):

@@ -49,6 +49,8 @@ def download_weights(url: str) -> str:
             got, taken = os.path.join(work, "got"), os.path.join(work, "taken")
             with urllib.request.urlopen(url, timeout=_PATIENCE) as answer, open(got, "wb") as file:
                 shutil.copyfileobj(answer, file)
+                if answer.length:  # bytes that are still to come
+                    raise ConnectionError("the connection ended early")
             os.replace(taken if _is_unpacked(got, taken) else got, path)
     except (OSError, EOFError, HTTPException, tarfile.TarError, zipfile.BadZipFile, zlib.error, ValueError) as error:
         raise UserError(
