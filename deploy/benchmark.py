@@ -13,9 +13,11 @@ import time
 
 import numpy as np
 
+from paddleseg_psp.cli import bundle
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.deploy import load_predictor
-from paddleseg_psp.deploy.predictor import BACKENDS, read_description
+from paddleseg_psp.deploy.description import read_description
+from paddleseg_psp.deploy.predictor import BACKENDS
 from paddleseg_psp.deploy.timing import product_rate
 from paddleseg_psp.environment import processors
 from paddleseg_psp.errors import UserError
@@ -37,6 +39,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
     parser.add_argument("--rounds", type=int, default=3, help="measurements, of which the median counts")
     parser.add_argument("--save_dir", default="output/benchmark", help="gets throughput.csv and throughput.png")
+    bundle.trust(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(argv)
 
@@ -65,7 +68,9 @@ def benchmark(args):
     for backend, threads, size in track(cases, len(cases), "[BENCHMARK]"):
         if (backend, threads) not in predictors:
             predictors = {
-                (backend, threads): load_predictor(args.config, backend, args.device, threads, precision=args.precision)
+                (backend, threads): load_predictor(
+                    args.config, backend, args.device, threads, precision=args.precision, trust_operators=args.trust_operators
+                )
             }
         batch = random.randn(size, description["input_shape"][1], height, width).astype(np.float32)
         seconds = measure(predictors[backend, threads], batch, args.rounds)

@@ -28,10 +28,22 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--enable_mkldnn", type=switch, default=True, metavar="True|False", help="oneDNN on the CPU, with the backend paddle"
     )
     result.add_argument("--precision", default="fp32", choices=PRECISIONS, help="int8 needs onnxruntime and deploy/quantize.py")
+    trust(result)
     result.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return result
 
 
+def trust(parser: argparse.ArgumentParser) -> None:
+    """Adds --trust-operators; see docs/security.md."""
+    parser.add_argument(
+        "--trust-operators", "--trust_operators", action="store_true",
+        help="load the bundle's compiled operators, a program, where this machine cannot build its own",
+    )  # fmt: skip
+
+
 def loaded(args: argparse.Namespace) -> Predictor:
     """Returns the predictor that the arguments mean."""
-    return load_predictor(args.config, args.backend, args.device, args.cpu_threads, args.enable_mkldnn, args.precision)
+    return load_predictor(
+        args.config, args.backend, args.device, args.cpu_threads, args.enable_mkldnn, args.precision,
+        trust_operators=args.trust_operators,
+    )  # fmt: skip

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 import paddle
-import yaml
 from paddleseg import transforms as T
 
 from paddleseg_psp import registry
 from paddleseg_psp.data import read_image
 from paddleseg_psp.data.reference_transforms import PadShortSides, SwapRedAndBlue
+from paddleseg_psp.deploy.description import bundle_file, read_description, require_own_values, require_plain_graph
 from paddleseg_psp.deploy.sessions import OnnxSession, OpenVinoSession, PaddleSession, Session
 from paddleseg_psp.deploy.timing import Stopwatch
 from paddleseg_psp.engine.views import NumpyArrays, Views, restored
 from paddleseg_psp.environment import processors
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import sha256
+from paddleseg_psp.log import logger
 from paddleseg_psp.ops import build
 
 BACKENDS = ("paddle", "onnxruntime", "openvino")
 PRECISIONS = ("fp32", "int8")
 _KEEP_SIZE = (T.Normalize, T.Padding, PadShortSides, SwapRedAndBlue)  # transforms after which classes need no resizing
-_KEYS = ("model", "params", "transforms", "input_shape", "output_op")
 
 
 def load_predictor(
@@ -36,6 +39,7 @@ def load_predictor(
     onednn: bool = True,
     precision: str = "fp32",
     description: dict | None = None,
+    trust_operators: bool = False,
 ) -> Predictor:
     """Returns a `Predictor` for a bundle.
 
@@ -47,6 +51,7 @@ def load_predictor(
         onednn: let Paddle Inference use oneDNN's kernels on the CPU; faster, and the same results.
         precision: "fp32", or with onnxruntime "int8" where deploy/quantize.py has added that.
         description: in place of what deploy.yaml says.
+        trust_operators: load the bundle's compiled operators, a program, where this machine cannot build its own.
 
     Raises:
         UserError: an incomplete bundle, a backend that is not installed, or PSANet's operators that cannot be loaded.
@@ -58,8 +63,9 @@ def load_predictor(
     path = os.path.join(bundle, "deploy.yaml") if os.path.isdir(bundle) else bundle
     description, folder = description or read_description(path), os.path.dirname(path)
     if backend == "paddle":
-        graph, parameters = (_whole_file(folder, description, key) for key in ("model", "params"))
-        _load_operators(graph, folder, description)
+        graph, parameters = (bundle_file(folder, description, key) for key in ("model", "params"))
+        require_plain_graph(graph)
+        _load_operators(graph, folder, description, trust_operators)
         session: Session = PaddleSession(graph, parameters, device, threads or processors(), onednn)
     else:
         key, advice = (
@@ -67,44 +73,11 @@ def load_predictor(
         )
         if key not in description:
             raise UserError(f"{path}: the bundle has no {key} file for the backend {backend}; {advice}")
-        model = _whole_file(folder, description, key)
+        model = bundle_file(folder, description, key)
+        require_own_values(model)
         kind = OnnxSession if backend == "onnxruntime" else OpenVinoSession
         session = kind(model, device, threads or processors())
     return Predictor(description, session)
-
-
-def read_description(path: str) -> dict:
-    """Returns what a deploy.yaml says, as a dict.
-
-    Raises:
-        UserError: no such file, or not one that export.py writes.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            description = yaml.safe_load(file)["Deploy"]
-        missing = [key for key in _KEYS if key not in description]
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): name the folder or the deploy.yaml that export.py wrote")
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no deploy.yaml of export.py: {' '.join(str(error).split())}")
-    if missing:
-        raise UserError(f"{path} is no deploy.yaml of export.py: it lacks {', '.join(missing)}")
-    return description
-
-
-def _whole_file(folder, description, key):
-    """Returns the path of a bundle's file, which must have the checksum that deploy.yaml gives for it."""
-    name = description[key]
-    path = os.path.join(folder, name)
-    if not os.path.isfile(path):
-        raise UserError(f"the bundle is incomplete: {path} is missing; export it again")
-    expected = (description.get("sha256") or {}).get(name)
-    if expected and sha256(path) != expected:
-        raise UserError(
-            f"{path} is damaged or was replaced: its SHA-256 is not the one in deploy.yaml; copy or export the bundle again, "
-            "or, if you replaced the file, remove its line there"
-        )
-    return path
 
 
 def has_operators(graph: str) -> bool:
@@ -114,17 +87,32 @@ def has_operators(graph: str) -> bool:
     return any(name.encode() in content for name in build.OPERATORS)
 
 
-def _load_operators(graph, folder, description):
-    """Registers PSANet's operators if a graph has them: this machine's own, or else those that came with the bundle."""
+def _load_operators(graph, folder, description, trusted):
+    """Registers PSANet's operators if a graph has them: this machine's own, or those of the bundle if the user trusts them."""
     if not has_operators(graph):
         return
     try:
         build.load_operator(required=True)
     except RuntimeError as error:
-        library = os.path.join(folder, description.get("operators", ""))
-        same = description.get("paddle_version") == paddle.__version__
-        if not (same and os.path.isfile(library)) or build.register(_whole_file(folder, description, "operators")) is not None:
+        if "operators" not in description or description.get("paddle_version") != paddle.__version__:
             raise UserError(str(error))
+        _load_program(bundle_file(folder, description, "operators"), trusted, error)
+
+
+def _load_program(library, trusted, reason):
+    """Registers the operators in a library of a bundle, which is a program (docs/security.md)."""
+    with tempfile.TemporaryDirectory() as private:  # so that what is loaded is what was hashed
+        copy = Path(shutil.copy(library, private))
+        digest = sha256(str(copy))
+        if not trusted:
+            raise UserError(
+                f"{reason} The bundle brings {library} (SHA-256 {digest}): it is a program, which runs as you do. If you trust "
+                "whoever made it, --trust-operators loads it"
+            )
+        logger.warning(f"Loading the program {library}, SHA-256 {digest}, because of --trust-operators")
+        problem = build.register(copy)
+    if problem:
+        raise UserError(problem)
 
 
 class _NearestArrays(NumpyArrays):

@@ -13,8 +13,9 @@ import yaml
 from paddle.io import Dataset
 
 from paddleseg_psp.data import checked
+from paddleseg_psp.deploy.description import read_description
 from paddleseg_psp.deploy.evaluation import evaluate_bundle
-from paddleseg_psp.deploy.predictor import load_predictor, read_description
+from paddleseg_psp.deploy.predictor import load_predictor
 from paddleseg_psp.engine.views import NumpyArrays
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path, sha256

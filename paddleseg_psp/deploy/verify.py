@@ -12,7 +12,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from paddleseg_psp.deploy.predictor import load_predictor, read_description
+from paddleseg_psp.deploy.description import read_description
+from paddleseg_psp.deploy.predictor import load_predictor
 from paddleseg_psp.engine.views import NumpyArrays
 from paddleseg_psp.errors import UserError
 
