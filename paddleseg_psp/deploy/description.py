@@ -72,11 +72,10 @@ def read_description(path: str) -> dict:
     Raises:
         UserError: no such file, not one that export.py writes, or a value of another kind.
     """
+    if os.path.exists(path) and (not os.path.isfile(path) or os.path.getsize(path) > _LARGEST):
+        raise UserError(f"{path} is no deploy.yaml of export.py: expected a file of at most {_LARGEST} bytes")
     try:
         with open(path, "rb") as file:
-            size = os.path.getsize(path)
-            if not os.path.isfile(path) or size > _LARGEST:
-                raise UserError(f"{path} is no deploy.yaml of export.py: it has {size} bytes")
             description = yaml.load(file, _Loader)["Deploy"]
         missing = [key for key in _REQUIRED if key not in description]
     except OSError as error:
@@ -159,7 +158,7 @@ def _tensors(message: Any, kind: type) -> Iterator[Any]:
     """Yields the messages of a kind in a message of protocol buffers."""
     for field, value in message.ListFields():
         if field.message_type:
-            for item in value if field.is_repeated else [value]:
+            for item in value if hasattr(value, "extend") else [value]:
                 if isinstance(item, kind):
                     yield item
                 yield from _tensors(item, kind)
