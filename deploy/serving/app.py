@@ -32,8 +32,7 @@ class Limits:
 
     Attributes:
         max_bytes (int): of an image's file.
-        max_pixels (int): of an image, where a side counts as 32 at least, and of those run together. Twice as many are decoded
-            at once.
+        max_pixels (int): of an image, see `image_size`, and of those run together. Twice as many are decoded at once.
         max_requests (int): at once whose files are there; more get 503.
         max_held (int): bytes of all files that are there or on their way; more get 503.
         max_batch (int): images run together.

@@ -139,7 +139,8 @@ class GuardedProtocol(H11Protocol):
     def _refuse(self, status, reason):
         """Answers without the application, where there is no answer yet, and ends the connection."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            headers = [("content-type", "text/plain; charset=utf-8"), ("connection", "close")]
+            length = ("content-length", str(len(reason)))
+            headers = [("content-type", "text/plain"), length, ("connection", "close")]
             answer = (h11.Response(status_code=status, headers=headers), h11.Data(data=reason.encode()), h11.EndOfMessage())
             self.transport.write(b"".join(map(self.conn.send, answer)))
         if self.cycle is not None:

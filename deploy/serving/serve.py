@@ -16,12 +16,13 @@ from protocol import Guard, GuardedProtocol
 from paddleseg_psp.cli import bundle
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.deploy.capacity import largest_image
+from paddleseg_psp.deploy.predictor import read_description
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.log import logger
 
 _HELP = {
     "max_bytes": "bytes of an image's file",
-    "max_pixels": "pixels of an image, and of those run together; by default what takes 20 s or a quarter of the free memory",
+    "max_pixels": "pixels of an image, and of those run together; by default what takes 15 s or a quarter of the free memory",
     "max_requests": "requests at once whose images are there; more get 503",
     "max_held": "bytes of all images' files that are there or on their way; more get 503",
     "max_batch": "images run together",
@@ -58,7 +59,7 @@ def serve(args):
     if predictor.input_shape[1] not in (1, 3):
         raise UserError(f"{args.config}: images of {predictor.input_shape[1]} channels cannot be sent as pictures")
     if "max_pixels" not in given:
-        given["max_pixels"], reason = largest_image(predictor)
+        given["max_pixels"], reason = largest_image(predictor, _attends(args.config))
         logger.info(f"Images may have {given['max_pixels']} pixels (--max_pixels): {reason}")
     app = create_app(predictor, Limits(**given), args.debug)
     # three quarters of the files that the process may open; as many more as wait in the backlog can come at once
@@ -72,6 +73,12 @@ def serve(args):
         backlog=max(connections // 6, 1),
         timeout_graceful_shutdown=int(args.timeout) + 1,  # when asked to end, it answers the requests that it has
     )
+
+
+def _attends(config):
+    """Returns whether a bundle's network may attend to whole images: it is a PSANet, or nothing is known of it."""
+    description = read_description(config)
+    return "mask_size" in description or "multiply_adds_per_pixel" not in description
 
 
 if __name__ == "__main__":

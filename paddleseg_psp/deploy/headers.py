@@ -12,6 +12,7 @@ _MAX_PARTS = 2**14  # segments, chunks and entries are read in loops; cameras wr
 _MAX_SCANS = 100  # each is a pass over all pixels, however few bytes it has; cameras write about ten
 _MAX_TEXTS = 16  # each may become 8 MB when it is inflated
 _MAX_PIXEL_BYTES = 32
+_THIN, _LEAST = 8, 32  # an image of one row costs a network as much as one of 32, and attention far more
 _SMALL = 2**20  # bytes that cost nothing
 
 
@@ -32,7 +33,8 @@ def image_size(data: bytes | bytearray, max_pixels: float = float("inf")) -> tup
 
     Args:
         data: a file of one of FORMATS.
-        max_pixels: an image with more is refused. A side counts as 32 at least, since networks cannot make less of it.
+        max_pixels: an image with more is refused. A side counts as 32 pixels and an eighth of the other at least: networks
+            cannot make less of it.
 
     Raises:
         RefusedImage: not an image (415), too large (413), damaged, of several frames, or made to keep its reader busy (422).
@@ -46,8 +48,9 @@ def image_size(data: bytes | bytearray, max_pixels: float = float("inf")) -> tup
     width, height = size
     if width <= 0 or height <= 0:
         raise RefusedImage(422, f"the image is damaged: it has {width}x{height} pixels")
-    if max(width, 32) * max(height, 32) > max_pixels:
-        thin = ", where a side counts as 32 at least" if min(width, height) < 32 else ""
+    counted = max(width, height / _THIN, _LEAST) * max(height, width / _THIN, _LEAST)
+    if counted > max_pixels:
+        thin = f" (thin images count as {_THIN}:1 and {_LEAST} high)" if counted > width * height else ""
         raise RefusedImage(413, f"the image has {width}x{height} pixels; at most {max_pixels} are taken{thin}")
     return width, height
 
