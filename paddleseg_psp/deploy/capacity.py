@@ -8,6 +8,7 @@ import time
 import numpy as np
 from scipy.optimize import lsq_linear
 
+from paddleseg_psp.deploy.headers import THIN
 from paddleseg_psp.deploy.memory import free_memory, peak, resident
 from paddleseg_psp.deploy.predictor import Predictor
 from paddleseg_psp.log import logger
@@ -52,8 +53,7 @@ def _runs(predictor):
     """Returns (pixels, seconds, bytes) for each size of image that was tried and that the network takes."""
     runs, before, free = [], resident(), free_memory()
     for size in _sizes(predictor):
-        shape = (*size, 3) if predictor.input_shape[1] == 3 else size
-        image = np.random.RandomState(0).randint(0, 256, shape, dtype=np.uint8)
+        image = _image(predictor, size)
         if not predictor.fits(predictor.prepare(image)[0].shape):
             continue
         try:
@@ -61,11 +61,12 @@ def _runs(predictor):
             if not runs and seconds < _ENOUGH:
                 seconds, most = _run(predictor, image)  # the first of all takes longer than others
         except Exception as error:
-            logger.warning(f"The network fails on an image of {size[1]}x{size[0]} pixels: {' '.join(str(error).split())[:300]}")
+            height, width = image.shape[:2]
+            logger.warning(f"The network fails on an image of {width}x{height} pixels: {' '.join(str(error).split())[:300]}")
             if runs:
                 break
             continue
-        runs.append((size[0] * size[1], seconds, most - before))
+        runs.append((image.shape[0] * image.shape[1], seconds, most - before))
         if seconds > _ENOUGH or 8 * runs[-1][2] > free:
             break
     return runs
@@ -77,6 +78,14 @@ def _sizes(predictor):
     if window:
         return list(dict.fromkeys(tuple(max(side, own) for own in window) for side in _SIDES))
     return list(dict.fromkeys(tuple(side if own == -1 else own for own in fixed) for side in _SIDES))
+
+
+def _image(predictor, size):
+    """Returns noise of a size or, where the transforms resize it, eight times as wide: thin images may then cost the most."""
+    channels = (3,) if predictor.input_shape[1] == 3 else ()
+    image = np.random.RandomState(0).randint(0, 256, (*size, *channels), dtype=np.uint8)
+    same = predictor.prepare(image)[0].shape[1:] == size
+    return image if same else np.concatenate([image] * THIN, axis=1)
 
 
 def _run(predictor, image):

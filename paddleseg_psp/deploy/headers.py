@@ -12,7 +12,7 @@ _MAX_PARTS = 2**14  # segments, chunks and entries are read in loops; cameras wr
 _MAX_SCANS = 100  # each is a pass over all pixels, however few bytes it has; cameras write about ten
 _MAX_TEXTS = 16  # each may become 8 MB when it is inflated
 _MAX_PIXEL_BYTES = 32
-_THIN, _LEAST = 8, 32  # an image of one row costs a network as much as one of 32, and attention far more
+THIN, _LEAST = 8, 32  # an image of one row costs a network as much as one of 32, and attention far more
 _SMALL = 2**20  # bytes that cost nothing
 
 
@@ -48,9 +48,9 @@ def image_size(data: bytes | bytearray, max_pixels: float = float("inf")) -> tup
     width, height = size
     if width <= 0 or height <= 0:
         raise RefusedImage(422, f"the image is damaged: it has {width}x{height} pixels")
-    counted = max(width, height / _THIN, _LEAST) * max(height, width / _THIN, _LEAST)
+    counted = max(width, height / THIN, _LEAST) * max(height, width / THIN, _LEAST)
     if counted > max_pixels:
-        thin = f" (thin images count as {_THIN}:1 and {_LEAST} high)" if counted > width * height else ""
+        thin = f" (thin images count as {THIN}:1 and {_LEAST} high)" if counted > width * height else ""
         raise RefusedImage(413, f"the image has {width}x{height} pixels; at most {max_pixels} are taken{thin}")
     return width, height
 

@@ -1,16 +1,13 @@
 """What clients can hold of the service, who send slowly, too much, nothing, or do not read: raw sockets at a real server."""
 
 import contextlib
-import functools
 import logging
 import socket
-import threading
 import time
 
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request, Response
-from protocol import Guard, GuardedProtocol
+from raw_http import answer, server
 from starlette.requests import ClientDisconnect
 
 LARGE = b"x" * 2**25  # more than the buffers of any system
@@ -37,34 +34,8 @@ def application():
     return app
 
 
-@contextlib.contextmanager
 def running(**options):
-    """Yields a function that connects to a server, and what connections waited for that it ended."""
-    dropped = []
-    guard = Guard(**{"connections": 100, "headers": 0.6, "body": 0.6, "answer": 0.6, **options}, dropped=dropped.append)
-    protocol = functools.partial(GuardedProtocol, guard=guard)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application(), port=0, http=protocol, ws="none", log_config=None, log_level="info", timeout_graceful_shutdown=1
-        )
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    address = server.servers[0].sockets[0].getsockname()
-
-    def connect(data=b""):
-        client = socket.create_connection(address, 10)
-        client.sendall(data)
-        return client
-
-    connect.protocols = server.server_state.connections
-    try:
-        yield connect, dropped
-    finally:
-        server.should_exit = True
-        thread.join()
+    return server(application(), **{"connections": 100, "headers": 0.6, "body": 0.6, "answer": 0.6, **options})
 
 
 @pytest.fixture
@@ -85,15 +56,6 @@ def records():
 def served(records):
     with running() as both:
         yield both
-
-
-def answer(client):
-    """Returns all that comes until the server ends the connection."""
-    data = b""
-    with contextlib.suppress(ConnectionResetError):
-        while piece := client.recv(2**16):
-            data += piece
-    return data
 
 
 def drip(client, data=b"a"):
