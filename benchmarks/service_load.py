@@ -3,8 +3,9 @@
 python benchmarks/service_load.py --config output/inference_model/deploy.yaml [--minutes 10] [--idle 256] [--leaving 100]
 
 Starts the service. First 50 good clients, one request after the other each, are alone. Then they have beside them clients that
-send a request's headers and one byte and wait, and clients that leave in the middle of a request again and again: in the headers,
-in the body, or while they wait. An answer counts as right if it is the predictor's own. Exits with 1 on a wrong answer or a refusal.
+send a request's headers and one byte and wait, and clients that leave in the middle of a request again and again: in its
+headers, in its body, or as soon as it is sent. An answer counts as right if it is the predictor's own. Exits with 1 on a wrong
+answer or a refusal.
 """
 
 import argparse
@@ -66,8 +67,9 @@ async def leaving_client(number, address, files, end):
         whole = HEAD.format(len(content)).encode() + content
         with contextlib.suppress(OSError):
             _, writer = await asyncio.open_connection(*address)
-            writer.write(whole[: choice.choice([20, len(whole) // 2, len(whole)])])
-            await asyncio.sleep(choice.uniform(0, 2))
+            sent = choice.choice([20, len(whole) // 2, len(whole)])
+            writer.write(whole[:sent])
+            await asyncio.sleep(choice.uniform(0, 2 if sent < len(whole) else 0.05))
             writer.transport.abort()
 
 

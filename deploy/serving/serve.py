@@ -5,7 +5,10 @@ curl --data-binary @street.png 'http://127.0.0.1:8000/predict?output=overlay' > 
 """
 
 import functools
+import multiprocessing
 import resource
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
 
 import uvicorn
@@ -59,7 +62,7 @@ def serve(args):
     if predictor.input_shape[1] not in (1, 3):
         raise UserError(f"{args.config}: images of {predictor.input_shape[1]} channels cannot be sent as pictures")
     if "max_pixels" not in given:
-        given["max_pixels"], reason = largest_image(predictor, _attends(args.config))
+        given["max_pixels"], reason = _measured(args)
         logger.info(f"Images may have {given['max_pixels']} pixels (--max_pixels): {reason}")
     app = create_app(predictor, Limits(**given), args.debug)
     # three quarters of the files that the process may open; as many more as wait in the backlog can come at once
@@ -75,10 +78,20 @@ def serve(args):
     )
 
 
-def _attends(config):
-    """Returns whether a bundle's network may attend to whole images: it is a PSANet, or nothing is known of it."""
-    description = read_description(config)
-    return "mask_size" in description or "multiply_adds_per_pixel" not in description
+def _measured(args):
+    """Returns what `largest_image` does, found out in a process that gives the memory back and may be killed for it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure, args).result()
+        except BrokenProcessPool:
+            raise UserError("the process that measured what images may take was killed; name --max_pixels (262144 is 512x512)")
+
+
+def _measure(args):
+    description = read_description(args.config)
+    # a PSANet, or a network of which nothing is known
+    attends = "mask_size" in description or "multiply_adds_per_pixel" not in description
+    return largest_image(bundle.loaded(args), attends)
 
 
 if __name__ == "__main__":
