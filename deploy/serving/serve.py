@@ -25,7 +25,7 @@ from paddleseg_psp.log import logger
 
 _HELP = {
     "max_bytes": "bytes of an image's file",
-    "max_pixels": "pixels of an image, and of those run together; by default what takes 15 s or a quarter of the free memory",
+    "max_pixels": "pixels of an image, and of those run together; by default what takes 20 s or a quarter of the free memory",
     "max_requests": "requests at once whose images are there; more get 503",
     "max_held": "bytes of all images' files that are there or on their way; more get 503",
     "max_batch": "images run together",
@@ -65,15 +65,16 @@ def serve(args):
         given["max_pixels"], reason = _measured(args)
         logger.info(f"Images may have {given['max_pixels']} pixels (--max_pixels): {reason}")
     app = create_app(predictor, Limits(**given), args.debug)
-    # three quarters of the files that the process may open; as many more as wait in the backlog can come at once
-    connections = max(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4, 1024), 1)
+    # asyncio takes several backlogs of connections before one of them can be ended, and without files left it logs without end
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    connections, backlog = max(min(files // 2, 1024), 1), max(min(files // 16, 128), 1)
     uvicorn.run(
         AllowedHosts(app, args.host, args.allow),
         host=args.host,
         port=args.port,
         http=functools.partial(GuardedProtocol, guard=Guard(connections, dropped=app.state.dropped)),
         ws="none",
-        backlog=max(connections // 6, 1),
+        backlog=backlog,
         timeout_graceful_shutdown=int(args.timeout) + 1,  # when asked to end, it answers the requests that it has
     )
 

@@ -14,7 +14,7 @@ from paddleseg_psp.deploy.predictor import Predictor
 from paddleseg_psp.log import logger
 
 CEILING = 2**23
-SECONDS = 15.0
+SECONDS = 20.0
 SHARE = 0.25  # of the free memory: while one image runs, two others wait decoded
 _SIDES = (128, 256, 512, 768, 1024)
 _ENOUGH = 2.0  # seconds: a longer run tells enough of larger images

@@ -49,7 +49,7 @@ class Known:
 
 
 def pixels(*args, attends=False, memory=1e12, **options):
-    return largest_image(Known(*args, **options), attends, memory=memory)
+    return largest_image(Known(*args, **options), attends, 15, memory)
 
 
 def test_time_that_grows_with_the_pixels():
@@ -110,7 +110,7 @@ def test_a_network_that_fails_on_large_ones():
             raise MemoryError
         return 10 * p
 
-    assert largest_image(Known(failing), False, memory=1e12)[0] == pytest.approx(1.5e6, rel=0.2)
+    assert largest_image(Known(failing), False, 15, 1e12)[0] == pytest.approx(1.5e6, rel=0.2)
 
 
 def test_the_peak_is_found():

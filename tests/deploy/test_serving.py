@@ -1,8 +1,10 @@
 """The HTTP service: right answers, plain refusals, limits, and an end that leaves nobody waiting."""
 
 import asyncio
+import contextlib
 import io
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -269,19 +271,20 @@ def test_failures_are_counted_and_logged_in_a_line(predictor, capsys, method, er
     assert len(logged) == 1 and "in /srv/secret: 2" in logged[0]
 
 
-@pytest.fixture
-def served(bundle, tmp_path):
-    """The address of a real service, and its process."""
+@contextlib.contextmanager
+def service(bundle, log, **options):
+    """Yields the address of a real service, and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with open(tmp_path / "log", "w") as log:
+    with open(log, "w") as stream:
         command = [sys.executable, "deploy/serving/serve.py", f"--config={bundle}/deploy.yaml", f"--port={port}"]
-        process = subprocess.Popen([*command, "--backend=onnxruntime"], cwd=ROOT, stdout=log, stderr=log)
+        command.append("--backend=onnxruntime")
+        process = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream, **options)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
-            assert process.poll() is None, (tmp_path / "log").read_text()
+        for _ in range(600):
+            assert process.poll() is None, log.read_text()
             try:
                 if httpx.get(f"{address}/ready").status_code == 200:
                     break
@@ -291,6 +294,27 @@ def served(bundle, tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def served(bundle, tmp_path):
+    with service(bundle, tmp_path / "log") as both:
+        yield both
+
+
+def test_more_connections_than_files(bundle, tmp_path):
+    def few_files():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+    with service(bundle, tmp_path / "log", preexec_fn=few_files) as (address, _):
+        place, idle = httpx.URL(address), []
+        for _ in range(600):
+            idle.append(socket.create_connection((place.host, place.port)))
+            idle[-1].sendall(b"POST /predict HT")
+        for _ in range(3):
+            assert httpx.post(f"{address}/predict", content=png(scene())).status_code == 200
+    assert "Images may have" in (tmp_path / "log").read_text()
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 def test_a_stranger_s_page_cannot_use_it(served):
