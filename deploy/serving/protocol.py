@@ -61,7 +61,7 @@ class GuardedProtocol(H11Protocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(0)  # so that writing is paused as long as anything is unsent
         self._watch()
-        if len(self.connections) > self._guard.connections:
+        if len(self._open()) > self._guard.connections:
             self._longest_waiting(HEADERS, BODY, ANSWER).drop()
 
     def connection_lost(self, exc):
@@ -150,7 +150,11 @@ class GuardedProtocol(H11Protocol):
     def _longest_waiting(self, *kinds):
         """Returns the connection that has waited longest for the first of some kinds that any waits for, or this one."""
         for kind in kinds:
-            waiting = [item for item in self.connections if item._waits_for == kind and item is not self]
+            waiting = [item for item in self._open() if item._waits_for == kind and item is not self]
             if waiting:
                 return min(waiting, key=lambda item: item._since)
         return self
+
+    def _open(self):
+        """Returns all connections that are not about to end."""
+        return [item for item in self.connections if not item.transport.is_closing()]

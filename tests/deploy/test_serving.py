@@ -312,7 +312,7 @@ def test_more_connections_than_files(bundle, tmp_path):
             idle.append(socket.create_connection((place.host, place.port)))
             idle[-1].sendall(b"POST /predict HT")
         for _ in range(3):
-            assert httpx.post(f"{address}/predict", content=png(scene())).status_code == 200
+            assert httpx.post(f"{address}/predict", content=png(scene()), timeout=60).status_code == 200
     assert "Images may have" in (tmp_path / "log").read_text()
     assert "Traceback" not in (tmp_path / "log").read_text()
 
@@ -321,7 +321,7 @@ def test_a_stranger_s_page_cannot_use_it(served):
     address, _ = served
     content = png(scene())
     for headers, status in (({}, 200), ({"Host": "evil.example"}, 421), ({"Origin": "http://evil.example"}, 403)):
-        assert httpx.post(f"{address}/predict", content=content, headers=headers).status_code == status
+        assert httpx.post(f"{address}/predict", content=content, headers=headers, timeout=60).status_code == status
 
 
 def memory(process):
