@@ -41,13 +41,13 @@ def good_files(predictor, count=60):
     return files
 
 
-def start(args):
-    """Returns a running service's address and process."""
+def start(args, limits=()):
+    """Returns a running service's address and process; limits are more of its flags."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, f"{ROOT}/deploy/serving/serve.py", "--config", args.config, "--backend", args.backend]
-    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, "--port", str(port), *limits], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     while process.poll() is None:
         try:
@@ -56,6 +56,11 @@ def start(args):
         except httpx.TransportError:
             time.sleep(0.1)
     raise UserError("the service did not start")
+
+
+def ids_of(png):
+    """Returns the pixels of a class map's file."""
+    return np.asarray(Image.open(io.BytesIO(png)))
 
 
 def megabytes(process):
@@ -82,7 +87,7 @@ async def load(address, process, good, args):
             if answer.status_code != 200:
                 outcomes[f"good got {answer.status_code}"] += 1
             else:
-                same = np.mean(np.asarray(Image.open(io.BytesIO(answer.content))) == expected)
+                same = np.mean(ids_of(answer.content) == expected)
                 outcomes["good right" if same >= 0.9999 else "good wrong"] += 1
 
     async def watch():

@@ -18,7 +18,7 @@ PACKAGES = {
     "paddle": "paddlepaddle",
     "prometheus_client": "prometheus-client",
 }  # where import and name differ
-OWN = {"paddleseg_psp", "torch_pspnet", "data", "app"}
+OWN = {"paddleseg_psp", "torch_pspnet", "data", "service", "app", "admission", "hosts", "protocol"}
 OPTIONAL = {"torch", "mmseg", "openvino"}  # compared with by benchmarks, or chosen by the user, where they are installed
 
 

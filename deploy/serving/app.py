@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from admission import Budget, unless_client_leaves
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.requests import ClientDisconnect
 
 from paddleseg_psp.deploy.batching import Batcher
-from paddleseg_psp.deploy.decoding import FORMATS, RefusedImage, decode_image
+from paddleseg_psp.deploy.decoding import decode_image
+from paddleseg_psp.deploy.headers import FORMATS, RefusedImage, image_size
+from paddleseg_psp.log import logger
 from paddleseg_psp.visual import color_map, overlay, save_classes, save_index_png, viewable
 
 _PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.html")
@@ -28,9 +32,10 @@ class Limits:
 
     Attributes:
         max_bytes (int): of an image's file.
-        max_pixels (int): of an image.
-        max_requests (int): at once; more get 503. They wait as the files that they are.
-        max_batch (int): images run together; twice as many are decoded at once.
+        max_pixels (int): of an image, see `image_size`, and of those run together. Twice as many are decoded at once.
+        max_requests (int): at once whose files are there; more get 503.
+        max_held (int): bytes of all files that are there or on their way; more get 503.
+        max_batch (int): images run together.
         max_wait (float): seconds that an image waits for others to run with.
         timeout (float): seconds until a request gets 504.
     """
@@ -38,6 +43,7 @@ class Limits:
     max_bytes: int = 16 * 2**20
     max_pixels: int = 2**23
     max_requests: int = 256
+    max_held: int = 256 * 2**20
     max_batch: int = 8
     max_wait: float = 0.005
     timeout: float = 60.0
@@ -48,14 +54,19 @@ class _Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter("requests", "requests for predictions", ["status"], registry=self.registry)
         self.seconds = Histogram("request_seconds", "from a request to its answer", registry=self.registry)
+        waited_for = "connections ended because their clients were late, by what was waited for"
+        self.dropped = Counter("connections_dropped", waited_for, ["waited_for"], registry=self.registry)
         sizes = (1, 2, 4, 8, 16, 32, 64)
         self.batches = Histogram("batch_size", "images run together", buckets=sizes, registry=self.registry)
         Gauge("active_requests", "requests at this moment", registry=self.registry).set_function(active)
 
 
-def create_app(predictor, limits=None):
-    """Returns the service for a predictor whose images have one or three channels, as a FastAPI application."""
-    service = _Service(predictor, limits or Limits())
+def create_app(predictor, limits=None, debug=False):
+    """Returns the service for a predictor whose images have one or three channels, as a FastAPI application.
+
+    With debug, the log has the traceback of each failure. `app.state.dropped` counts connections that a server ends.
+    """
+    service = _Service(predictor, limits or Limits(), debug)
 
     @asynccontextmanager
     async def lifespan(_):
@@ -64,6 +75,7 @@ def create_app(predictor, limits=None):
         await run_in_threadpool(service.batcher.close)
 
     app = FastAPI(title="Scene parsing", lifespan=lifespan)
+    app.state.dropped = lambda waited_for: service.metrics.dropped.labels(waited_for).inc()
 
     @app.post("/predict", openapi_extra=_BODY, responses={200: {"content": {"image/png": {}, "application/json": {}}}})
     async def predict(request: Request, output: Literal["color", "ids", "overlay", "json"] = "color"):
@@ -100,48 +112,91 @@ def create_app(predictor, limits=None):
 
 
 class _Service:
-    def __init__(self, predictor, limits):
-        self.predictor, self.limits = predictor, limits
+    def __init__(self, predictor, limits, debug):
+        self.predictor, self.limits, self.debug = predictor, limits, debug
         self.channels, self.colors = predictor.input_shape[1], color_map(predictor.palette)
-        self.active, self.batcher = 0, None
+        self.active, self.held, self.batcher = 0, 0, None
         self.metrics = _Metrics(lambda: self.active)
 
     def start(self):
-        limits = self.limits
-        self.batcher = Batcher(self.predictor.look, limits.max_batch, limits.max_wait, self.metrics.batches.observe)
-        self.decoded = asyncio.Semaphore(2 * limits.max_batch)
+        limits, observe = self.limits, self.metrics.batches.observe
+        self.batcher = Batcher(self.predictor.look, limits.max_batch, limits.max_wait, observe, limits.max_pixels)
+        self.decoded_pixels = Budget(2 * limits.max_pixels)
 
     def is_ready(self):
         return self.batcher is not None and self.batcher.is_alive() and self.active < self.limits.max_requests
 
     async def answer(self, request, output):
         """Returns the response to a request, and counts it."""
+        status = "left"  # also where the server ends
         with self.metrics.seconds.time():
             try:
                 response = await self._answer_in_time(request, output)
+                status = 200
+                return response
+            except ClientDisconnect:
+                return Response(status_code=499)  # nobody reads it
             except HTTPException as error:
-                self.metrics.requests.labels(error.status_code).inc()
+                status = error.status_code
                 raise
-        self.metrics.requests.labels(200).inc()
-        return response
+            except Exception as error:
+                status = 503 if isinstance(error, MemoryError) else 500
+                raise self._failure(error, status)
+            finally:
+                self.metrics.requests.labels(status).inc()
+
+    def _failure(self, error, status):
+        """Logs a failure; returns the answer, which tells nothing of what is inside."""
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        logger.error(f"A request failed ({status}): {words}", exc_info=error if self.debug else None)
+        detail = "this image failed; the service's log says why" if status == 500 else "too little memory; try again"
+        return HTTPException(status, detail)
 
     async def _answer_in_time(self, request, output):
-        if self.active >= self.limits.max_requests:
-            raise HTTPException(503, "too many requests at once; try again", headers={"Retry-After": "1"})
-        self.active += 1
         try:
-            return await asyncio.wait_for(self._predict(request, output), self.limits.timeout)
+            return await asyncio.wait_for(self._received_and_answered(request, output), self.limits.timeout)
         except asyncio.TimeoutError:
             raise HTTPException(504, f"this took longer than {self.limits.timeout:g} s")
         except RefusedImage as refused:
             raise HTTPException(refused.status, str(refused))
-        finally:
-            self.active -= 1
 
-    async def _predict(self, request, output):
-        data = await self._body(request)
-        async with self.decoded:
-            image = await run_in_threadpool(decode_image, data, self.limits.max_pixels, self.channels, self.predictor.max_value)
+    async def _received_and_answered(self, request, output):
+        body = bytearray()
+        try:
+            await self._receive(request, body)
+            if self.active >= self.limits.max_requests:
+                raise _busy()
+            self.active += 1
+            try:
+                return await unless_client_leaves(request, self._predict(body, output))
+            finally:
+                self.active -= 1
+        finally:
+            self.held -= len(body)
+
+    async def _receive(self, request, body):
+        """Fills a body, refused as soon as it is too long or too much is held."""
+        limit = self.limits.max_bytes
+        too_long = RefusedImage(413, f"the image has more than {limit} bytes")
+        length = request.headers.get("content-length", "0")
+        if length.isdigit() and int(length) > limit:
+            raise too_long
+        async for chunk in request.stream():
+            body += chunk
+            self.held += len(chunk)
+            if len(body) > limit:
+                raise too_long
+            if self.held > self.limits.max_held:
+                raise _busy()
+        if not body:
+            raise RefusedImage(400, f"the request's body is empty; send an image ({', '.join(FORMATS)}) as the body")
+
+    async def _predict(self, body, output):
+        width, height = await run_in_threadpool(image_size, body, self.limits.max_pixels)
+        async with self.decoded_pixels.taken(width * height):
+            image = await run_in_threadpool(
+                decode_image, bytes(body), self.limits.max_pixels, self.channels, self.predictor.max_value
+            )
             prepared, steps = await run_in_threadpool(self.predictor.prepare, image)
             if not self.predictor.fits(prepared.shape):
                 fixed, least = self.predictor.input_shape, "at least " if self.predictor.views.window else ""
@@ -149,21 +204,6 @@ class _Service:
             scores = await asyncio.wrap_future(self.batcher.submit(prepared))
             classes = await run_in_threadpool(self.predictor.classes, scores, steps)
             return await run_in_threadpool(self._encode, image, classes, output)
-
-    async def _body(self, request):
-        """Returns a request's body, refused as soon as it is too long."""
-        limit, data = self.limits.max_bytes, bytearray()
-        too_long = RefusedImage(413, f"the image has more than {limit} bytes")
-        length = request.headers.get("content-length", "0")
-        if length.isdigit() and int(length) > limit:
-            raise too_long
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > limit:
-                raise too_long
-        if not data:
-            raise RefusedImage(400, f"the request's body is empty; send an image ({', '.join(FORMATS)}) as the body")
-        return bytes(data)
 
     def _encode(self, image, classes, output):
         if output == "json":
@@ -192,3 +232,7 @@ class _Service:
         ]
         found.sort(key=lambda item: -item["share"])
         return {"width": classes.shape[1], "height": classes.shape[0], "classes": found}
+
+
+def _busy():
+    return HTTPException(503, "too many requests at once; try again", headers={"Retry-After": "1"})

@@ -258,8 +258,10 @@ def _require_whole_tiff(data):
             continue
         _require(all(start + size <= len(data) for start, size in places), "it is damaged (truncated)")
         if compression in _DEFLATE:  # libtiff does not look at the checksum of Deflate
+            most = 2 * _part_bytes(tags) + 2**16
             _require(
-                all(_inflates(data[start : start + size]) for start, size in places if size), "it is damaged: Deflate data"
+                all(_inflates(data[start : start + size], most) for start, size in places if size),
+                "it is damaged: Deflate data",
             )
 
 
@@ -267,10 +269,22 @@ def _compression(tags):
     return tags.get(259, (_NONE,))[0]
 
 
-def _inflates(data):
+def _part_bytes(tags):
+    """Returns how many bytes a strip or a tile of a TIFF's page has."""
+    columns, rows = tags.get(322, tags.get(256, (0,)))[0], tags.get(323, tags.get(278, tags.get(257, (0,))))[0]
+    rows = min(rows, max(tags.get(257, (0,))[0], tags.get(323, (0,))[0]))
+    return columns * rows * tags.get(277, (1,))[0] * (max(tags.get(258, (1,))) + 7) // 8
+
+
+def _inflates(data, most):
+    """Returns whether Deflate data is whole and becomes no more than a number of bytes."""
     stream = zlib.decompressobj()
     try:
-        stream.decompress(data)
+        while not stream.eof and most >= 0:
+            piece = stream.decompress(data, 2**20)
+            data, most = stream.unconsumed_tail, most - len(piece)
+            if not (piece or data):
+                break
     except zlib.error:
         return False
     return stream.eof

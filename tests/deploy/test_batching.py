@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def network():
 def test_images_of_one_size_that_wait_run_together(network):
     batcher = Batcher(network, max_batch=4, max_wait=0.01)
     futures = [batcher.submit(image(0))]
-    while batcher._waiting or not batcher._queue.empty():  # until the first one runs
+    while batcher._waiting:  # until the first one runs
         time.sleep(0.001)
     sizes = [(2, 3), (5, 5), (2, 3), (2, 3), (5, 5), (2, 3), (2, 3)]
     futures += [batcher.submit(image(index, size)) for index, size in enumerate(sizes, 1)]
@@ -82,3 +83,35 @@ def test_what_nobody_waits_for_does_not_run(network):
     assert (first.result(10), third.result(10)) == (0, 2)
     batcher.close()
     assert len(network.batches) == 2
+
+
+def test_what_nobody_waits_for_is_not_kept(network):
+    batcher = Batcher(network, max_batch=1, max_wait=0)
+    first = batcher.submit(image(0))
+    while batcher._waiting:  # until it runs
+        time.sleep(0.001)
+    array = image(1)
+    kept = weakref.ref(array)
+    batcher.submit(array).cancel()
+    del array
+    assert kept() is None
+    network.go.set()
+    assert first.result(10) == 0
+    batcher.close()
+
+
+def test_a_batch_is_bounded_by_its_pixels(network):
+    batcher = Batcher(network, max_batch=8, max_wait=0.01, max_pixels=2 * 2 * 3 + 1)
+    futures = [batcher.submit(image(value)) for value in range(5)] + [batcher.submit(image(5, (9, 9)))]
+    network.go.set()
+    assert [future.result(10) for future in futures] == list(range(6))
+    batcher.close()
+    assert max(count * height * width for count, _, height, width in network.batches[:-1]) == 12
+    assert network.batches[-1] == (1, 3, 9, 9)  # larger than that: alone
+
+
+def test_a_network_that_gives_too_few_outputs():
+    batcher = Batcher(lambda batch: batch[:0], max_wait=0)
+    with pytest.raises(ValueError, match="0 outputs for 1 images"):
+        batcher.submit(image(0)).result(10)
+    batcher.close()

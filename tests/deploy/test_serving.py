@@ -1,8 +1,10 @@
 """The HTTP service: right answers, plain refusals, limits, and an end that leaves nobody waiting."""
 
 import asyncio
+import contextlib
 import io
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -19,6 +21,7 @@ from app import Limits, create_app
 from fastapi.testclient import TestClient
 from helpers import ROOT, TinyBackbone, run_python
 from PIL import Image
+from raw_http import answer, server
 
 from paddleseg_psp.deploy import export_bundle, load_predictor
 from paddleseg_psp.models import PSANet
@@ -180,19 +183,108 @@ def test_a_slow_sender_gets_504(predictor):
     assert in_service(create_app(predictor, Limits(timeout=0.5)), work).status_code == 504
 
 
-@pytest.fixture
-def served(bundle, tmp_path):
-    """The address of a real service, and its process."""
+HEAD = b"POST /predict?output=ids HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+
+
+def ask(connect, content):
+    """Returns the status of an answer, and all of it."""
+    told = answer(connect(HEAD % len(content) + content))
+    return int(told.split(b" ", 2)[1]), told
+
+
+def metrics(connect):
+    return answer(connect(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).decode()
+
+
+def wait_until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_request_takes_a_slot_when_all_of_it_is_there(predictor):
+    with server(create_app(predictor, Limits(max_requests=1)), connections=100) as (connect, _):
+        slow = [connect(HEAD % 9 + b"a") for _ in range(20)]
+        assert ask(connect, png(scene()))[0] == 200
+        assert "active_requests 0.0" in metrics(connect)
+        for client in slow:
+            client.close()
+        wait_until(lambda: 'requests_total{status="left"} 20.0' in metrics(connect))
+
+
+def test_files_on_their_way_are_bounded_together(predictor):
+    content = png(scene())
+    with server(create_app(predictor, Limits(max_held=4 * len(content))), connections=100) as (connect, _):
+        slow = [connect(HEAD % (2 * len(content)) + content) for _ in range(4)]
+        time.sleep(0.3)
+        status, told = ask(connect, content)
+        assert status == 503 and b"retry-after" in told.lower()
+        for client in slow:
+            client.close()
+        wait_until(lambda: ask(connect, content)[0] == 200)
+
+
+def test_what_nobody_waits_for_any_more_is_not_run(predictor):
+    stuck, sizes = Stuck(predictor), []
+    look = stuck.look
+    stuck.look = lambda batch: (sizes.append(batch.shape[2:]), look(batch))[1]
+    with server(create_app(stuck, Limits(max_batch=1)), connections=100) as (connect, _):
+        clients = []
+        for size in ((40, 50), (41, 50), (42, 50)):
+            content = png(scene(*size))
+            clients.append(connect(HEAD % len(content) + content))
+            wait_until(lambda: f"active_requests {len(clients)}.0" in metrics(connect))
+        wait_until(lambda: sizes)
+        clients[1].close()
+        wait_until(lambda: 'requests_total{status="left"} 1.0' in metrics(connect))
+        stuck.go.set()
+        assert answer(clients[0]).startswith(b"HTTP/1.1 200") and answer(clients[2]).startswith(b"HTTP/1.1 200")
+    assert sizes == [(40, 50), (42, 50)]
+
+
+class Failing(Stuck):
+    def __init__(self, predictor, method, error):
+        super().__init__(predictor)
+        self._method, self._error = method, error
+
+    def __getattribute__(self, name):
+        if name == object.__getattribute__(self, "__dict__").get("_method"):
+            raise_ = self._error
+
+            def fail(*_):
+                raise raise_
+
+            return fail
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("method", ["look", "prepare", "classes"])
+@pytest.mark.parametrize("error, status", [(RuntimeError("in /srv/secret:\n2"), 500), (MemoryError("in /srv/secret:\n2"), 503)])
+def test_failures_are_counted_and_logged_in_a_line(predictor, capsys, method, error, status):
+    with TestClient(create_app(Failing(predictor, method, error))) as client:
+        told = client.post("/predict", content=png(scene()))
+        assert told.status_code == status and "secret" not in told.text
+        assert f'requests_total{{status="{status}"}} 1.0' in client.get("/metrics").text
+        assert client.get("/ready").status_code == 200
+    logged = capsys.readouterr().out.splitlines()
+    assert len(logged) == 1 and "in /srv/secret: 2" in logged[0]
+
+
+@contextlib.contextmanager
+def service(bundle, log, **options):
+    """Yields the address of a real service, and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with open(tmp_path / "log", "w") as log:
+    with open(log, "w") as stream:
         command = [sys.executable, "deploy/serving/serve.py", f"--config={bundle}/deploy.yaml", f"--port={port}"]
-        process = subprocess.Popen([*command, "--backend=onnxruntime"], cwd=ROOT, stdout=log, stderr=log)
+        command.append("--backend=onnxruntime")
+        process = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream, **options)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
-            assert process.poll() is None, (tmp_path / "log").read_text()
+        for _ in range(600):
+            assert process.poll() is None, log.read_text()
             try:
                 if httpx.get(f"{address}/ready").status_code == 200:
                     break
@@ -202,6 +294,34 @@ def served(bundle, tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def served(bundle, tmp_path):
+    with service(bundle, tmp_path / "log") as both:
+        yield both
+
+
+def test_more_connections_than_files(bundle, tmp_path):
+    def few_files():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+    with service(bundle, tmp_path / "log", preexec_fn=few_files) as (address, _):
+        place, idle = httpx.URL(address), []
+        for _ in range(600):
+            idle.append(socket.create_connection((place.host, place.port)))
+            idle[-1].sendall(b"POST /predict HT")
+        for _ in range(3):
+            assert httpx.post(f"{address}/predict", content=png(scene()), timeout=60).status_code == 200
+    assert "Images may have" in (tmp_path / "log").read_text()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_stranger_s_page_cannot_use_it(served):
+    address, _ = served
+    content = png(scene())
+    for headers, status in (({}, 200), ({"Host": "evil.example"}, 421), ({"Origin": "http://evil.example"}, 403)):
+        assert httpx.post(f"{address}/predict", content=content, headers=headers, timeout=60).status_code == status
 
 
 def memory(process):
