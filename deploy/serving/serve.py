@@ -19,7 +19,7 @@ from protocol import Guard, GuardedProtocol
 from paddleseg_psp.cli import bundle
 from paddleseg_psp.cli.run import run
 from paddleseg_psp.deploy.capacity import largest_image
-from paddleseg_psp.deploy.predictor import read_description
+from paddleseg_psp.deploy.description import read_description
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.log import logger
 

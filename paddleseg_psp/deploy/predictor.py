@@ -94,7 +94,12 @@ def _load_operators(graph, folder, description, trusted):
     try:
         build.load_operator(required=True)
     except RuntimeError as error:
-        if "operators" not in description or description.get("paddle_version") != paddle.__version__:
+        name = description.get("operators")
+        if (
+            not name
+            or not os.path.lexists(os.path.join(folder, name))
+            or description.get("paddle_version") != paddle.__version__
+        ):
             raise UserError(str(error))
         _load_program(bundle_file(folder, description, "operators"), trusted, error)
 

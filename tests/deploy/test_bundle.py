@@ -332,14 +332,20 @@ def test_psanet_of_plain_operators_needs_no_operator(tmp_path, monkeypatch, shap
 
 
 def test_psanet_without_a_compiler(tmp_path):
-    """Takes the operators from the bundle; without those it says what to install."""
+    """Takes the operators from the bundle if the user trusts them, and tells their checksum; else it says what to do."""
     export_bundle(network("PSANet"), str(tmp_path / "bundle"))
     script = "from paddleseg_psp.ops import build; from pathlib import Path; import sys; build.PREBUILT = Path('/nowhere')\n"
     script += "from paddleseg_psp.deploy import load_predictor; import numpy as np\n"
-    script += "for _ in range(2): load_predictor(sys.argv[1]).run(np.zeros((1, 3, 64, 96), np.float32))"
+    script += "for _ in range(2): load_predictor(sys.argv[1], trust_operators=len(sys.argv) > 2)"
+    script += ".run(np.zeros((1, 3, 64, 96), np.float32))"
     environment = {"CXX": "/nonexistent/g++", "PADDLESEG_PSP_CACHE": str(tmp_path / "cache")}
+    digest = sha256(str(tmp_path / "bundle" / "psa_operators.so"))
     process = run_python(["-c", script, tmp_path / "bundle"], env=environment)
+    last = process.stderr.splitlines()[-1]
+    assert process.returncode != 0 and digest in last and "--trust-operators loads it" in last
+    process = run_python(["-c", script, tmp_path / "bundle", "trusted"], env=environment)
     assert process.returncode == 0, process.stderr
+    assert f"SHA-256 {digest}, because of --trust-operators" in process.stdout
     os.remove(tmp_path / "bundle" / "psa_operators.so")
     process = run_python(["-c", script, tmp_path / "bundle"], env=environment)
     assert process.returncode != 0
