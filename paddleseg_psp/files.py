@@ -132,11 +132,11 @@ def can_be_made(folder: str) -> bool:
         return False
 
 
-def read_if_there(path: str) -> str:
-    """Returns the text of a file, or "" where it cannot be read."""
+def read_if_there(path: str, most: int = -1) -> str:
+    """Returns the text of a file, its first `most` characters where it is longer, or "" where it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+            return file.read(most)
     except OSError:
         return ""
 

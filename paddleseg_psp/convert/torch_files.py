@@ -14,6 +14,7 @@ from collections import OrderedDict
 import numpy as np
 
 from paddleseg_psp.errors import UserError
+from paddleseg_psp.models.pickles import INERT, NAMES, Name, PickleReader, as_tuple, elements, shown
 
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # pickled, at the start of a file from before PyTorch 1.6
 _STORAGES = {
@@ -30,88 +31,39 @@ _STORAGES = {
 }
 # What checkpoints hold besides tensors: logs, options, optimizers. It is neither imported nor made.
 _PASSED_OVER = ("torch", "numpy", "mmengine", "mmcv", "mmseg", "mmcls", "mmpretrain", "argparse")
-_NUMPY = {"_reconstruct", "scalar", "dtype", "ndarray"}
-
-
-class _Inert:
-    """Stands for an object of a class that is not needed."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __call__(self, *_, **__):
-        return _Inert()
-
-    def __setstate__(self, _):
-        pass
-
-    def __setitem__(self, _, __):
-        pass
-
-    def append(self, _):
-        pass
-
-    extend = append
-
-
-class _Storage:
-    """A flat array, whose values may come later, and how they are to be read."""
-
-    def __init__(self, kind, count):
-        self.kind, self.values = kind, np.zeros(count, _STORAGES[kind])
 
 
 def _tensor(storage, offset, size, stride, *_):
     """Returns the array of a tensor: a view of its storage."""
+    if storage is INERT:
+        return INERT
+    if not isinstance(storage, np.ndarray) or storage.ndim != 1:
+        raise ValueError("a tensor has no values")
+    number = elements(size)
+    elements((offset, *stride))  # natural numbers, too
     last = offset + sum((length - 1) * step for length, step in zip(size, stride))
-    if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= storage.values.size):
+    if len(size) != len(stride) or (number and last >= storage.size):
         raise ValueError("a tensor reaches beyond its values")
-    bytes_each = storage.values.itemsize
-    view = np.lib.stride_tricks.as_strided(storage.values[offset:], size, [step * bytes_each for step in stride])
-    return view if storage.kind != "BFloat16Storage" else _BFloat16(view)
+    if not number:
+        return np.zeros(size, storage.dtype)
+    steps = [step * storage.itemsize if length > 1 else 0 for length, step in zip(size, stride)]
+    return np.lib.stride_tricks.as_strided(storage[offset:], size, steps)
 
 
-class _BFloat16:
-    def __init__(self, view):
-        self.view = view
-
-
-def _ready(value):
-    """Returns what was read with arrays of its own, in types that NumPy has."""
-    if isinstance(value, _BFloat16):
-        return (value.view.astype("<u4") << 16).view("<f4")
-    if isinstance(value, np.ndarray):
-        return np.array(value)
-    if isinstance(value, dict):
-        return {key: _ready(item) for key, item in value.items()}
-    return type(value)(_ready(item) for item in value) if type(value) in (list, tuple) else value
-
-
-class _TorchUnpickler(pickle.Unpickler):
-    def __init__(self, file, storage=lambda _: None):
-        super().__init__(file, encoding="latin1")
-        self.persistent_load = storage  # called with what the pickle says of a tensor's values
-
-    def find_class(self, module, name):
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch" and name in _STORAGES:
-            return name
-        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
-            return _tensor
-        if module == "torch._utils" and name == "_rebuild_parameter":
-            return lambda data, *_: data
-        if (module, name) == ("torch", "Size"):
-            return tuple
-        if (module.split(".")[0] == "numpy" and name in _NUMPY) or (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
-        if module.split(".")[0] in _PASSED_OVER or (module in ("builtins", "__builtin__") and name == "getattr"):
-            return _Inert
-        raise UserError(f"it refers to {module}.{name}, which no file of weights needs: do not trust it")
+_NAMES = {
+    **NAMES,
+    **{("torch", kind): None for kind in _STORAGES},
+    ("torch", "Size"): as_tuple,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+}
 
 
 def read_torch(path: str) -> dict:
     """Returns what `torch.save` wrote into a file, tensors as arrays (bfloat16 as float32), foreign objects left out.
+
+    Tensors that share values share them here, too.
 
     Raises:
         UserError: no such file, a truncated or foreign one, or one that would run code.
@@ -119,64 +71,85 @@ def read_torch(path: str) -> dict:
     try:
         with open(path, "rb") as file:
             read = _read_archive if file.read(4) == b"PK\x03\x04" else _read_stream
+            size = file.seek(0, io.SEEK_END)
             file.seek(0)
-            return _ready(read(file))
+            return read(file, size)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}")
     except UserError as error:
         raise UserError(f"{path} was not loaded: {error}")
     except Exception as error:
-        raise UserError(f"{path} is no complete PyTorch file ({type(error).__name__}: {error})")
+        raise UserError(f"{path} is no complete PyTorch file ({type(error).__name__}: {shown(error)})")
 
 
-def _read_archive(file):
+def _storage(identifier):
+    """Returns (kind, key, number of values) of a storage that a pickle refers to; kind is None for one of another kind."""
+    _, kind, key, _, number, *_ = as_tuple(identifier)
+    if not isinstance(key, str):
+        raise ValueError("a storage has no name")
+    return kind.name if isinstance(kind, Name) and kind.name in _STORAGES else None, key, elements((number,))
+
+
+def _values(kind, content):
+    values = np.frombuffer(content, _STORAGES[kind])
+    return (values.astype("<u4") << 16).view("<f4") if kind == "BFloat16Storage" else values
+
+
+def _read_archive(file, size):
     archive = zipfile.ZipFile(file)
-    pickles = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    if len(entries) < len(archive.infolist()) or sum(entry.file_size for entry in entries.values()) > size:
+        raise ValueError("its entries overlap or are larger than the file")
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries.values()):
+        raise ValueError("its entries are compressed, which PyTorch's are not")
+    pickles = [name for name in entries if name.split("/")[1:] == ["data.pkl"]]
     if not pickles:
         raise ValueError("the archive has no data.pkl")
     root, storages = pickles[0].split("/")[0], {}
-    if f"{root}/byteorder" in archive.namelist() and archive.read(f"{root}/byteorder") != b"little":
+    if f"{root}/byteorder" in entries and archive.read(f"{root}/byteorder") != b"little":
         raise ValueError("it was written on a big-endian machine")
 
     def storage(identifier):
-        _, kind, key, _, count = identifier
-        if key not in storages:
-            content = archive.read(f"{root}/data/{key}")
-            storages[key] = _Storage(kind, 0)
-            storages[key].values = np.frombuffer(content, _STORAGES[kind])
-            if storages[key].values.size < count:
+        kind, key, number = _storage(identifier)
+        if kind and key not in storages:
+            storages[key] = _values(kind, archive.read(f"{root}/data/{key}"))
+            if storages[key].size < number:
                 raise ValueError(f"values of the storage {key} are missing")
-        return storages[key]
+        return storages[key] if kind else INERT
 
-    return _TorchUnpickler(io.BytesIO(archive.read(pickles[0])), storage).load()
+    return PickleReader(io.BytesIO(archive.read(pickles[0])), _NAMES, _PASSED_OVER, storage, size).read()
 
 
-def _read_stream(file):
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
+def _read_stream(file, size):
     if file.read(len(MAGIC)) != MAGIC:
         raise ValueError("unknown format")
-    for _ in range(2):  # the protocol's version, the machine it was written on
-        _TorchUnpickler(file).load()
-    storages = {}
+    storages: dict = {}
+    left = size  # bytes that storages may still have
 
     def storage(identifier):
-        _, kind, key, _, count, view = identifier
-        if view is not None:
+        nonlocal left
+        kind, key, number = _storage(identifier)
+        if kind is None:
+            raise ValueError(f"the storage {key} has values of another kind")
+        if identifier[5] is not None:
             raise ValueError("it has views of storages, from before PyTorch 0.4")
         if key not in storages:
-            if count * np.dtype(_STORAGES[kind]).itemsize > size:
+            left -= number * np.dtype(_STORAGES[kind]).itemsize
+            if left < 0:
                 raise ValueError(f"the storage {key} is larger than the file")
-            storages[key] = _Storage(kind, count)
-        return storages[key]
+            storages[key] = kind, np.zeros(number, _values(kind, b"").dtype)
+        return storages[key][1]
 
-    content = _TorchUnpickler(file, storage).load()
-    for key in _TorchUnpickler(file).load():
-        values = storages[key].values
-        if file.readinto(count := bytearray(8)) != 8 or int.from_bytes(count, "little") != values.size:
+    reader = PickleReader(file, _NAMES, _PASSED_OVER, storage)
+    _, _, content, keys = (reader.read() for _ in range(4))  # first the protocol's version, and the machine
+    for key in keys:
+        kind, values = storages[key]
+        if int.from_bytes(file.read(8), "little") != values.size:
             raise ValueError(f"the storage {key} has another size than its tensors")
-        if file.readinto(memoryview(values).cast("B")) != values.nbytes:
+        found = _values(kind, file.read(values.size * np.dtype(_STORAGES[kind]).itemsize))
+        if found.size < values.size:
             raise ValueError(f"values of the storage {key} are missing")
+        values[:] = found
     return content
 
 
