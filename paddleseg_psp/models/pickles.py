@@ -143,8 +143,11 @@ def elements(shape: object) -> int:
     return math.prod(shape)
 
 
-def require_bounded(content: object, parts: int, size: int) -> None:
+def require_bounded(content: object, parts: int, size: int) -> tuple[int, int]:
     """Looks at nested lists, tuples and dicts as whoever writes them out would: what is in two places counts twice.
+
+    Returns:
+        What is left of `parts` and `size`.
 
     Raises:
         ValueError: more than `parts` parts, more than `size` bytes of arrays and text, or too deep.
@@ -165,6 +168,7 @@ def require_bounded(content: object, parts: int, size: int) -> None:
             waiting.pop()
         if len(waiting) > _DEPTH:
             raise ValueError(f"its lists are nested more than {_DEPTH} deep")
+    return parts, size
 
 
 class PickleReader:
