@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from paddleseg_psp.errors import UserError
-from paddleseg_psp.models.pickles import elements, shown
+from paddleseg_psp.errors import UserError, shown
+from paddleseg_psp.models.pickles import elements
 
 _TYPES = {
     "Float64": "<f8", "Float32": "<f4", "Float16": "<f2", "BFloat16": "<u2",

@@ -13,8 +13,8 @@ from collections import OrderedDict
 
 import numpy as np
 
-from paddleseg_psp.errors import UserError
-from paddleseg_psp.models.pickles import INERT, NAMES, Name, PickleReader, as_tuple, elements, shown
+from paddleseg_psp.errors import UserError, shown
+from paddleseg_psp.models.pickles import INERT, NAMES, Name, PickleReader, as_tuple, elements
 
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # pickled, at the start of a file from before PyTorch 1.6
 _STORAGES = {

@@ -17,18 +17,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from paddleseg_psp.errors import UserError
+from paddleseg_psp.errors import UserError, shown
 
 _OPERATIONS, _BYTES_EACH = 2**18, 32  # so many are read of any file, and one more for so many of its bytes
 _DEPTH = 64  # of lists in lists
 _LINE = 256  # bytes of a name
 _NUMBERS = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"}
-
-
-def shown(said: object) -> str:
-    """Returns what a file says, or an error that has words of it, in a form that fits a line."""
-    text = str(said)
-    return text if text.isprintable() and len(text) <= 200 else ascii(text[:200])[1:-1]
 
 
 class _Inert:

@@ -13,17 +13,17 @@ import paddle
 import safetensors.numpy
 from paddle import nn
 
-from paddleseg_psp.errors import UserError
+from paddleseg_psp.errors import UserError, shown
 from paddleseg_psp.files import atomic_path, read_if_there, sha256
 from paddleseg_psp.log import logger
-from paddleseg_psp.models.pickles import PickleReader, shown
+from paddleseg_psp.models.pickles import PickleReader
 
 _NAME_TABLE = "StructuredToParameterName@@"  # paddle.save adds this entry to the parameters
 _SAFETENSORS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
-_HEADER = 2**23  # bytes of a .safetensors header, which is larger in memory
+_HEADER = 2**22  # bytes of a .safetensors header, which takes thirty times as many in memory
 _NOTE = 2**20  # characters of a file that says something of weights
 
 
