@@ -137,7 +137,7 @@ class _Child:
                 cwd=self.folder.name,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                env={**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join((ROOT, os.environ.get("PYTHONPATH", ""))), "OMP_NUM_THREADS": "1"},
             )
 
     def _text(self, name):
@@ -155,10 +155,8 @@ class _Child:
         kind, _, last = self.work[place]
         ended = signal.Signals(-self.process.returncode).name
         what = f"more than {SECONDS} s" if ended == "SIGPROF" else f"{ended} {self._text('errors')[-500:]}"
-        left = [(kind, number + 1, last)] if number + 1 < last else []
-        return [*lines, {"format": kind, "number": number, "what": what, "file": _what(kind, number)}], left + self.work[
-            place + 1 :
-        ]
+        lines.append({"format": kind, "number": number, "what": what, "file": _what(kind, number)})
+        return lines, [(kind, number + 1, last)] * (number + 1 < last) + self.work[place + 1 :]
 
 
 def _what(kind, number):
