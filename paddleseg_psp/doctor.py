@@ -24,7 +24,6 @@ IMPORTED_AS = {
     "paddlepaddle": "paddle",
     "opencv-python": "cv2",
     "pillow": "PIL",
-    "protobuf": "google.protobuf",
     "pyyaml": "yaml",
 }
 ENOUGH_SHARED_MEMORY = 512  # MB, for the batches that data loading processes pass on

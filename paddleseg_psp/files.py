@@ -132,13 +132,13 @@ def can_be_made(folder: str) -> bool:
         return False
 
 
-def read_if_there(path: str) -> str:
-    """Returns the text of a file, or "" where it cannot be read or is no regular file."""
+def read_if_there(path: str, most: int = -1) -> str:
+    """Returns the text of a file, its first `most` characters where it is longer, or "" where there is none to be read."""
     try:
         if not os.path.isfile(path):  # a pipe would be waited for
             return ""
         with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+            return file.read(most)
     except OSError:
         return ""
 

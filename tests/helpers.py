@@ -11,11 +11,11 @@ import sys
 import numpy as np
 import paddle
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from paddle import nn
 from paddleseg.cvlibs import manager
 from paddleseg.models.layers import ConvBNReLU
 
-from paddleseg_psp.convert.mindspore_files import Checkpoint
 from paddleseg_psp.engine import train
 from paddleseg_psp.models.weights import read_weights
 
@@ -163,9 +163,40 @@ def checkpoint_arrays(folder):
         return arrays, json.load(file)
 
 
+def _mindspore_message():
+    """Returns the class of MindSpore's Checkpoint message: values of a tag and a tensor of dims, type and content."""
+    kinds, labels = descriptor_pb2.FieldDescriptorProto, descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="checkpoint.proto", package="mindspore_checkpoint", syntax="proto2")
+
+    def message(name, *fields):
+        added = file.message_type.add(name=name)
+        for number, (field, label, kind, type_name) in enumerate(fields, 1):
+            added.field.add(name=field, number=number, label=label, type=kind, type_name=type_name)
+
+    package = ".mindspore_checkpoint."
+    message(
+        "Tensor",
+        ("dims", labels.LABEL_REPEATED, kinds.TYPE_INT64, None),
+        ("type", labels.LABEL_REQUIRED, kinds.TYPE_STRING, None),
+        ("content", labels.LABEL_REQUIRED, kinds.TYPE_BYTES, None),
+    )
+    message(
+        "Value",
+        ("tag", labels.LABEL_REQUIRED, kinds.TYPE_STRING, None),
+        ("tensor", labels.LABEL_OPTIONAL, kinds.TYPE_MESSAGE, package + "Tensor"),
+    )
+    message("Checkpoint", ("value", labels.LABEL_REPEATED, kinds.TYPE_MESSAGE, package + "Value"))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(package[1:] + "Checkpoint"))
+
+
+MINDSPORE_CHECKPOINT = _mindspore_message()
+
+
 def mindspore_checkpoint(**tensors):
     """Returns MindSpore's message of named arrays."""
-    message = Checkpoint()
+    message = MINDSPORE_CHECKPOINT()
     for name, array in tensors.items():
         value = message.value.add(tag=name)
         value.tensor.dims.extend(array.shape or [0])

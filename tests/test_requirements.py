@@ -14,7 +14,6 @@ PACKAGES = {
     "cv2": "opencv-python",
     "yaml": "pyyaml",
     "PIL": "pillow",
-    "google": "protobuf",
     "paddle": "paddlepaddle",
     "prometheus_client": "prometheus-client",
 }  # where import and name differ

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import binascii
-import math
+from collections.abc import Iterator
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError
 
-from paddleseg_psp.errors import UserError
-from paddleseg_psp.models.weights import bfloat16
+from paddleseg_psp.errors import UserError, shown
+from paddleseg_psp.models.pickles import elements
 
 _TYPES = {
     "Float64": "<f8", "Float32": "<f4", "Float16": "<f2", "BFloat16": "<u2",
@@ -18,37 +16,7 @@ _TYPES = {
     "UInt64": "<u8", "UInt32": "<u4", "UInt16": "<u2", "UInt8": "|u1", "Bool": "|b1",
 }  # fmt: skip
 _CHECKSUM = b"crc_num"  # at the end of a file that has one, with ten characters of it
-
-
-def _message_class():
-    """Returns the class of MindSpore's Checkpoint message: values of a tag and a tensor of dims, type and content."""
-    kinds, labels = descriptor_pb2.FieldDescriptorProto, descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="checkpoint.proto", package="mindspore_checkpoint", syntax="proto2")
-
-    def message(name, *fields):
-        added = file.message_type.add(name=name)
-        for number, (field, label, kind, type_name) in enumerate(fields, 1):
-            added.field.add(name=field, number=number, label=label, type=kind, type_name=type_name)
-
-    package = ".mindspore_checkpoint."
-    message(
-        "Tensor",
-        ("dims", labels.LABEL_REPEATED, kinds.TYPE_INT64, None),
-        ("type", labels.LABEL_REQUIRED, kinds.TYPE_STRING, None),
-        ("content", labels.LABEL_REQUIRED, kinds.TYPE_BYTES, None),
-    )
-    message(
-        "Value",
-        ("tag", labels.LABEL_REQUIRED, kinds.TYPE_STRING, None),
-        ("tensor", labels.LABEL_OPTIONAL, kinds.TYPE_MESSAGE, package + "Tensor"),
-    )
-    message("Checkpoint", ("value", labels.LABEL_REPEATED, kinds.TYPE_MESSAGE, package + "Value"))
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(package[1:] + "Checkpoint"))
-
-
-Checkpoint = _message_class()
+_MOST = {"tensors": 2**15, "parts of a tensor": 64}  # of objects, which are larger here than in a file
 
 
 def read_mindspore(path: str) -> dict:
@@ -59,37 +27,76 @@ def read_mindspore(path: str) -> dict:
     """
     try:
         with open(path, "rb") as file:
-            content = _checked(file.read())
+            content = _checked(memoryview(file.read()))
         chunks: dict = {}
-        for value in Checkpoint.FromString(content).value:
-            chunks.setdefault(value.tag, []).append(value.tensor)  # a large tensor comes in parts
+        for number, value in _fields(content, "tensors"):
+            if number != 1:
+                raise ValueError(f"it has the field {number}")
+            parts = dict(_fields(value, "parts of a tensor"))
+            chunks.setdefault(str(parts[1], "utf-8"), []).append(parts[2])  # a large tensor comes in parts
         if not chunks:
             raise ValueError("it holds no tensors")
         return {name: _array(name, tensors) for name, tensors in chunks.items()}
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}")
-    except (DecodeError, ValueError) as error:
-        raise UserError(f"{path} is no complete MindSpore checkpoint, or an encrypted one ({error})")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no complete MindSpore checkpoint, or an encrypted one ({shown(error)})")
 
 
 def _checked(content):
     end = len(content) - len(_CHECKSUM) - 10
     if end < 0 or content[end : end + len(_CHECKSUM)] != _CHECKSUM:
         return content
-    if int(content[-10:]) != binascii.crc32(content[:end]):
+    if int(bytes(content[-10:])) != binascii.crc32(content[:end]):
         raise ValueError("its checksum is wrong")
     return content[:end]
 
 
+def _fields(message: memoryview, what: str) -> Iterator[tuple[int, int | memoryview]]:
+    """Yields the number and value of each field of a message: a natural number, or bytes.
+
+    Raises:
+        ValueError: they are truncated, or too many.
+    """
+    position = 0
+    for _ in range(_MOST[what]):
+        if position == len(message):
+            return
+        key, position = _varint(message, position)
+        value, position = _varint(message, position)
+        if key & 7 == 2:
+            start, position = position, position + value
+            value = message[start:position]
+        elif key & 7:
+            raise ValueError(f"it has a field of the wire type {key & 7}")
+        if position > len(message):
+            raise ValueError("it is truncated")
+        yield key >> 3, value
+    raise ValueError(f"it has more than {_MOST[what]} {what}")
+
+
+def _varint(message, position):
+    """Returns a natural number and where it ends."""
+    value = 0
+    for shift, byte in zip(range(0, 70, 7), message[position : position + 10]):
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position + shift // 7 + 1
+    raise ValueError("it is truncated")
+
+
 def _array(name, tensors):
-    kind, shape = tensors[0].type, list(tensors[0].dims)
+    """Returns an array from its messages: fields 1 are dimensions, 2 is the type, 3 has values."""
+    fields = [list(_fields(tensor, "parts of a tensor")) for tensor in tensors]
+    shape = [value for number, value in fields[0] if number == 1]
+    kind = str(dict(fields[0])[2], "utf-8")
     if kind not in _TYPES:
-        raise ValueError(f"{name} has the type {kind or 'of no tensor'!r}")
-    values = np.frombuffer(b"".join(tensor.content for tensor in tensors), _TYPES[kind])
+        raise ValueError(f"{name} has the type {kind!r}")
+    values = np.frombuffer(b"".join(dict(parts)[3] for parts in fields), _TYPES[kind])
     if shape == [0] and values.size == 1:
         shape = []  # how MindSpore writes a scalar
-    if min(shape, default=0) < 0 or values.size != math.prod(shape):
+    if values.size != elements(shape):
         raise ValueError(f"{name} has {values.size} values for the shape {shape}")
     if kind == "BFloat16":
-        values = bfloat16(values)
+        values = (values.astype("<u4") << 16).view("<f4")
     return values.reshape(shape).copy()

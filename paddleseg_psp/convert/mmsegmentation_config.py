@@ -3,38 +3,72 @@
 from __future__ import annotations
 
 import ast
+import keyword
+import re
 from collections.abc import Callable
 from typing import Any
 
 from paddleseg_psp.errors import UserError
-from paddleseg_psp.log import logger
 from paddleseg_psp.models.backbones import STRIDES_AND_DILATIONS
+from paddleseg_psp.models.pickles import require_bounded
 
-_LONGEST = 10**5  # characters; Python 3.9's parser dies of twice as many operators in a row
+_LONGEST = 2**18  # characters
+_OPERATORS = 100  # in a text: Python's parser overflows the stack where thousands follow one another
+_PARTS, _SIZE = 2**16, 2**20  # of what the text gives
+_WORDS = set(keyword.kwlist) - {"True", "False", "None"}
+_TOKEN = re.compile(
+    r"""(?P<blank>[^\S\n]+|\\?\n|\#[^\n]*)
+    |(?P<string>(?:[rRbBuU]{0,2})(?:\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))
+    |(?P<number>\.?\d\w*\.?(?:\d\w*)?(?:(?<=[eE])[-+]\d+)?)
+    |(?P<name>\w+)
+    |(?P<mark>[()\[\]{},:=])
+    |(?P<operator>.)""",
+    re.VERBOSE | re.DOTALL,
+)
 
 
 def read_config(text: object) -> dict:
     """Returns the variables {name: value} that a resolved configuration sets to literals and calls of `dict`.
 
-    A text that is no such configuration has none; a warning says so.
+    What is no text, or none that a training writes, has no variables.
     """
-    if text is None:
-        return {}
     values: dict = {}
+    left = _PARTS, _SIZE
     try:
-        if not isinstance(text, str) or len(text) > _LONGEST:
-            raise ValueError(f"expected a text of at most {_LONGEST} characters")
-        statements = ast.parse(text).body
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        logger.warning(f"The configuration in the file cannot be read, and is passed over: {type(error).__name__}: {error}")
+        statements = ast.parse(text).body if isinstance(text, str) and _is_simple(text) else []
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         return {}
     for statement in statements:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             try:
-                values[statement.targets[0].id] = _evaluate(statement.value, values)
-            except (ValueError, TypeError, MemoryError, RecursionError):
-                pass  # an expression of another kind, such as a function
+                value = _evaluate(statement.value, values)
+            except (ValueError, TypeError):
+                continue  # an expression of another kind, such as a function
+            try:
+                left = require_bounded(value, *left)
+            except ValueError:
+                return {}
+            values[statement.targets[0].id] = value
     return values
+
+
+def _is_simple(text):
+    """Returns whether Python can parse a text within bounds: short, without long numbers and with few operators."""
+    if len(text) > _LONGEST:
+        return False
+    operators, last = 0, ""
+    for match in _TOKEN.finditer(text.replace("\r", "\n")):
+        token, kind = match[0], match.lastgroup
+        if kind == "blank":
+            continue
+        if kind in ("name", "number") and len(token) > 100:
+            return False
+        if kind == "operator":
+            operators += token not in "+-" or last not in ("", *"([{,:=")  # else a sign
+        elif token in _WORDS or (token in "([" and last in (")", "]", "}")):
+            operators += 1
+        last = token
+    return operators <= _OPERATORS
 
 
 def _evaluate(node, names):
@@ -42,12 +76,19 @@ def _evaluate(node, names):
         return {keyword.arg: _evaluate(keyword.value, names) for keyword in node.keywords if keyword.arg}
     if isinstance(node, ast.Dict):
         pairs = zip(node.keys, node.values)
-        return {ast.literal_eval(key): _evaluate(value, names) for key, value in pairs if key is not None}
+        return {_key(key): _evaluate(value, names) for key, value in pairs if key is not None}
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_evaluate(item, names) for item in node.elts]
     if isinstance(node, ast.Name):
         return names.get(node.id)
     return ast.literal_eval(node)
+
+
+def _key(node):
+    key = ast.literal_eval(node)
+    if not isinstance(key, (str, int)):  # others can be made to collide
+        raise ValueError(f"a key is a {type(key).__name__}")
+    return key
 
 
 # What a configuration may say, and of which kind. It is data: nothing else enters a network or a configuration of ours

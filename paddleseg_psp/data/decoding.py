@@ -16,7 +16,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from paddleseg_psp.errors import UserError
+from paddleseg_psp.errors import UserError, shown
 from paddleseg_psp.log import logger
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV; Pillow's own limit refuses the labels of aerial images
@@ -151,11 +151,12 @@ def _typed(image, tags):
 
 
 def _array(path):
-    with open(path, "rb") as file:
-        try:
-            return np.lib.format.read_array(file, allow_pickle=False)
-        except Exception as error:  # NumPy has many exceptions for broken headers
-            raise ValueError(f"it is damaged, or no .npy file: {error}")
+    with open(path, "rb"):  # raises OSError
+        pass
+    try:
+        return np.array(np.lib.format.open_memmap(path, mode="r"))  # which notices what is larger than the file
+    except Exception as error:  # NumPy has many exceptions for broken headers
+        raise ValueError(f"it is damaged, or no .npy file: {error}")
 
 
 def _decoded(path, channels):
@@ -174,7 +175,7 @@ def _bytes(path):
 
 
 def _reason(error):
-    return getattr(error, "strerror", None) or str(error)
+    return getattr(error, "strerror", None) or shown(error)
 
 
 def _by_opencv(data, channels):
@@ -240,7 +241,9 @@ def _require_whole_png(data, pixels_are_checked):
         checksum = zlib.crc32(view[position + 4 : position + 8 + size]).to_bytes(4, "big")
         if checksum != view[position + 8 + size : position + 12 + size]:
             _require(len(data) >= position + 12 + size, "it is damaged (truncated)")
-            _require(kind[0] & 0x20, f"it is damaged: the checksum of {kind.decode('latin1')} is wrong")  # else no pixels
+            _require(
+                kind[0] & 0x20, f"it is damaged: the checksum of {shown(kind.decode('latin1'))} is wrong"
+            )  # else no pixels
         position += 12 + size
 
 

@@ -22,7 +22,7 @@ from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.precision import LossScaler
 from paddleseg_psp.engine.weight_average import WeightAverage
 from paddleseg_psp.errors import UserError
-from paddleseg_psp.files import atomic_folder, atomic_path, link_or_copy, sha256
+from paddleseg_psp.files import atomic_folder, atomic_path, link_or_copy, read_if_there, sha256
 from paddleseg_psp.log import logger
 from paddleseg_psp.models.weights import load_weights, read_weights
 from paddleseg_psp.yaml_files import require_number
@@ -203,10 +203,9 @@ def _read_state(path):
 def metrics_of(path: str) -> dict | None:
     """Returns the metrics that were noted beside a file of weights, or None: there are none, or they are of other weights."""
     try:
-        with open(os.path.join(os.path.dirname(path), METRICS), encoding="utf-8") as file:
-            metrics = json.load(file)
+        metrics = json.loads(read_if_there(os.path.join(os.path.dirname(path), METRICS), most=2**20))
         return metrics if metrics.pop("weights_sha256") == sha256(path) else None
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
 
 

@@ -1,4 +1,4 @@
-"""Files of weights: `.pdparams`, read without running code from them, and `.safetensors`; loading them into a network."""
+"""Files of weights: `.pdparams`, read as data (docs/security.md), and `.safetensors`; loading them into a network."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from collections.abc import Iterator
 
 import numpy as np
 import paddle
-import safetensors
 import safetensors.numpy
 from paddle import nn
 
-from paddleseg_psp.errors import UserError
+from paddleseg_psp.errors import UserError, shown
 from paddleseg_psp.files import atomic_path, read_if_there, sha256
 from paddleseg_psp.log import logger
 from paddleseg_psp.models.downloads import download_weights, is_url
-from paddleseg_psp.models.pickles import find_name, finished, unpickle
+from paddleseg_psp.models.pickles import PickleReader
 
 _NAME_TABLE = "StructuredToParameterName@@"  # paddle.save adds this entry to the parameters
-
-
 _SAFETENSORS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
+_HEADER = 2**22  # bytes of a .safetensors header, which takes thirty times as many in memory
+_NOTE = 2**20  # characters of a file that says something of weights
 
 
 def read_weights(path: str) -> dict[str, np.ndarray]:
-    """Returns the dict {name: numpy array} in a `.pdparams` (or `.pdopt`) or `.safetensors` file; warns of NaN and infinity.
+    """Returns the dict {name: numpy array} in a `.pdparams` (or `.pdopt`) or `.safetensors` file, bfloat16 as float32.
 
-    The arrays are read-only; bfloat16 becomes float32. Nothing in the file is run (docs/security.md).
+    Says in a line that there was bfloat16, and warns of NaN and infinity.
 
     Raises:
         UserError: no such file, a truncated or foreign one, one that would run code, or one whose SHA-256 is not that in a file
@@ -45,7 +44,7 @@ def read_weights(path: str) -> dict[str, np.ndarray]:
     try:
         _require_checksum(path)
         with open(path, "rb") as file:
-            content = _read_safetensors(file) if kind == ".safetensors" else finished(unpickle(file, find_name))
+            content = _read_safetensors(file) if kind == ".safetensors" else PickleReader(file).read()
     except FileNotFoundError:
         raise UserError(f"there is no file {path}")
     except OSError as error:
@@ -53,27 +52,38 @@ def read_weights(path: str) -> dict[str, np.ndarray]:
     except UserError as error:
         raise UserError(f"{path} was not loaded: {error}")
     except Exception as error:
-        raise UserError(f"{path} is no complete {kind} file ({error})")
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a dict of parameters")
+        raise UserError(f"{path} is no complete {kind} file ({type(error).__name__}: {shown(error)})")
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a dict of named parameters")
     content.pop(_NAME_TABLE, None)
-    # paddle pickles a tensor inside a nested structure as (name, array)
-    weights = {name: value[1] if isinstance(value, tuple) and len(value) == 2 else value for name, value in content.items()}
-    if kind == ".pdparams":  # which has bfloat16 as integers, as Paddle keeps it
-        weights = {name: bfloat16(value) if _is_uint16(value) else value for name, value in weights.items()}
+    weights = {name: _unpaired(value) for name, value in content.items()}
+    halves = [name for name, value in weights.items() if isinstance(value, np.ndarray) and value.dtype == np.uint16]
+    for name in halves:  # paddle's arrays of bfloat16 are uint16, the upper half of a float32
+        weights[name] = (weights[name].astype(np.uint32) << 16).view(np.float32)
+    if halves:
+        logger.info(f"{path} has bfloat16, read as float32, in {len(halves)} parameters: {_few(halves)}")
     wrong = [name for name, value in weights.items() if _is_float(value) and not np.isfinite(value).all()]
     if wrong:
         logger.warning(f"{path} has values that are not finite (NaN or infinite) in {len(wrong)} parameters: {_few(wrong)}")
     return weights
 
 
-def bfloat16(halves: np.ndarray) -> np.ndarray:
-    """Returns float32 numbers whose upper halves are given as uint16."""
-    return (halves.astype(np.uint32) << 16).view(np.float32)
+def _read_safetensors(file):
+    header = file.read(8)
+    if int.from_bytes(header, "little") > _HEADER:
+        raise ValueError(f"its header has more than {_HEADER} bytes")
+    weights = {}
+    for name, tensor in safetensors.deserialize(header + file.read()):
+        if tensor["dtype"] not in _SAFETENSORS:
+            raise UserError(f"{shown(name)} has the type {tensor['dtype']}, which is not read; save it as F32")
+        weights[name] = np.frombuffer(tensor["data"], _SAFETENSORS[tensor["dtype"]]).reshape(tensor["shape"])
+    return weights
 
 
-def _is_uint16(value):
-    return isinstance(value, np.ndarray) and value.dtype == np.uint16
+def _unpaired(value):
+    """Returns the array of a pair (name, array), as which paddle pickles a tensor inside a nested structure."""
+    paired = isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], np.ndarray)
+    return value[1] if paired else value
 
 
 def _is_float(value):
@@ -93,28 +103,18 @@ def _checksums(path: str) -> Iterator[tuple[str, str]]:
     """Yields (file, SHA-256) for each file beside a file of weights that says which checksum that has."""
     folder, name = os.path.split(path)
     source = os.path.join(folder, "SHA256SUMS")
-    for line in read_if_there(source).splitlines():
+    for line in read_if_there(source, _NOTE).splitlines():
         match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)", line)
         if match and match[2] == name:
             yield source, match[1].lower()
     for record in ("metrics.json" if name == "model.pdparams" else "", os.path.splitext(name)[0] + ".json"):
         source = os.path.join(folder, record)
         try:
-            expected = json.loads(read_if_there(source))["weights_sha256"]
+            expected = json.loads(read_if_there(source, _NOTE))["weights_sha256"]
         except (ValueError, KeyError, TypeError, RecursionError):  # none, or a file of another kind
             continue
         if isinstance(expected, str):
             yield source, expected
-
-
-def _read_safetensors(file):
-    arrays = {}
-    for name, tensor in safetensors.deserialize(file.read()):
-        if (kind := tensor["dtype"]) not in _SAFETENSORS:
-            raise UserError(f"{name} has values of the type {kind}; known are {', '.join(_SAFETENSORS)}")
-        array = np.frombuffer(tensor["data"], _SAFETENSORS[kind]).reshape(tensor["shape"])
-        arrays[name] = bfloat16(array) if kind == "BF16" else array
-    return arrays
 
 
 def write_weights(path: str, weights: dict) -> None:
@@ -149,13 +149,13 @@ def load_weights(layer: nn.Layer, path: str, strict: bool = False) -> None:
     """
     local = download_weights(path) if is_url(path) else path
     weights, own = read_weights(local), layer.state_dict()
-    weights = _in_own_types(weights, own, path)
+    weights = {name: value for name, value in weights.items() if isinstance(value, np.ndarray)}
     missing = [name for name in own if name not in weights]
     reshaped = [name for name in own if name in weights and list(own[name].shape) != list(np.shape(weights[name]))]
     matching = {name: weights[name] for name in own if name in weights and name not in reshaped}
     if len(matching) < len(own) * (1 if strict else 0.5):
         raise UserError(_mismatch(path, layer, own, weights, missing, reshaped))
-    layer.set_state_dict(matching)
+    layer.set_state_dict(_in_types_of(own, matching, path))
     logger.info(f"Loaded {len(matching)}/{len(own)} parameters of {type(layer).__name__} from {path}")
     unexpected = [name for name in weights if name not in own]
     for label, names in (
@@ -167,26 +167,21 @@ def load_weights(layer: nn.Layer, path: str, strict: bool = False) -> None:
             logger.warning(f"{len(names)} parameters {label}: {_few(names)}")
 
 
-def _in_own_types(weights, own, path):
-    """Returns weights in the types of the parameters; says which numbers were rounded.
-
-    Raises:
-        UserError: no numbers, or integers where there are fractions.
-    """
+def _in_types_of(own, weights, path):
+    """Returns the weights in the types of a network's own, and says which were converted."""
     converted, kinds = dict(weights), set()
-    for name, parameter in own.items():
-        value, kind = weights.get(name), str(parameter.dtype).rpartition(".")[2]
-        if value is None:
+    for name, array in weights.items():
+        kind = str(own[name].dtype).rpartition(".")[2]
+        if array.dtype.name == kind:
             continue
-        if not isinstance(value, np.ndarray) or (kind.endswith(("float32", "float16")) and not _is_float(value)):
-            found = f"values of type {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-            raise UserError(f"{path}: {name}: expected numbers of type {kind}, found {found}")
-        if _is_float(value) and value.dtype != np.float32:
-            with np.errstate(over="ignore"):
-                converted[name] = value.astype(np.float32)
-            kinds.add(str(value.dtype))
+        with np.errstate(over="ignore"):
+            values = array.astype(np.float32) if array.dtype.kind == "f" else None
+        if values is None or not own[name].is_floating_point() or (np.isinf(values) & ~np.isinf(array)).any():
+            raise UserError(f"{path}: {name} has values of the type {array.dtype} that the network's {kind} does not hold")
+        converted[name] = values if kind == "float32" else paddle.to_tensor(values).astype(kind)
+        kinds.add(f"{array.dtype} to {kind}")
     if kinds:
-        logger.info(f"{path} has values of type {', '.join(sorted(kinds))}; they are used as float32")
+        logger.info(f"Parameters of {path} were converted from {', '.join(sorted(kinds))}")
     return converted
 
 
@@ -205,7 +200,7 @@ def _mismatch(path, layer, own, weights, missing, reshaped):
 
 
 def _few(names, count=3):
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    return ", ".join(map(shown, names[:count])) + (", ..." if len(names) > count else "")
 
 
 def harmless_copy(path: str, folder: str) -> str:
