@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from paddleseg_psp.errors import UserError, shown
-from paddleseg_psp.models.pickles import elements
+from paddleseg_psp.models.pickles import bfloat16, elements
 
 _TYPES = {
     "Float64": "<f8", "Float32": "<f4", "Float16": "<f2", "BFloat16": "<u2",
@@ -98,5 +98,5 @@ def _array(name, tensors):
     if values.size != elements(shape):
         raise ValueError(f"{name} has {values.size} values for the shape {shape}")
     if kind == "BFloat16":
-        values = (values.astype("<u4") << 16).view("<f4")
+        values = bfloat16(values)
     return values.reshape(shape).copy()

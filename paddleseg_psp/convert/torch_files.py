@@ -6,15 +6,29 @@ PyTorch 1.6, in the same stream.
 
 from __future__ import annotations
 
+import functools
 import io
+import os
 import pickle
 import zipfile
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 
 from paddleseg_psp.errors import UserError, shown
-from paddleseg_psp.models.pickles import INERT, NAMES, Name, PickleReader, as_tuple, elements
+from paddleseg_psp.models.pickles import (
+    NAMES,
+    Inert,
+    Pending,
+    bfloat16,
+    elements,
+    finished,
+    make_tuple,
+    refuse,
+    unpickle,
+    whole_numbers,
+)
 
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # pickled, at the start of a file from before PyTorch 1.6
 _STORAGES = {
@@ -31,49 +45,72 @@ _STORAGES = {
 }
 # What checkpoints hold besides tensors: logs, options, optimizers. It is neither imported nor made.
 _PASSED_OVER = ("torch", "numpy", "mmengine", "mmcv", "mmseg", "mmcls", "mmpretrain", "argparse")
+_HARMLESS = ("getattr", "set", "frozenset", "slice", "complex", "bytearray")
 
 
-def _tensor(storage, offset, size, stride, *_):
-    """Returns the array of a tensor: a view of its storage."""
-    if storage is INERT:
-        return INERT
-    if not isinstance(storage, np.ndarray) or storage.ndim != 1:
-        raise ValueError("a tensor has no values")
-    number = elements(size)
-    elements((offset, *stride))  # natural numbers, too
-    last = offset + sum((length - 1) * step for length, step in zip(size, stride))
-    if len(size) != len(stride) or (number and last >= storage.size):
-        raise ValueError("a tensor reaches beyond its values")
-    if not number:
-        return np.zeros(size, storage.dtype)
-    steps = [step * storage.itemsize if length > 1 else 0 for length, step in zip(size, stride)]
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, steps)
+class _Storage:
+    """A flat array, whose values may come later, and how they are to be read."""
+
+    def __init__(self, kind, values):
+        self.kind, self.values = kind, values
+
+    @functools.cached_property
+    def numbers(self):
+        return bfloat16(self.values) if self.kind == "BFloat16Storage" else self.values
 
 
-_NAMES = {
+class _Tensor(Pending):
+    """A view of a storage."""
+
+    def __init__(self, storage, offset, size, stride, *_):
+        if not isinstance(storage, _Storage):
+            raise ValueError("a tensor has no values")
+        (self._offset,), self._size, self._stride = map(whole_numbers, ([offset], size, stride))
+        self._storage, self._count = storage, elements(size)
+        last = self._offset + sum((length - 1) * step for length, step in zip(self._size, self._stride))
+        most = len(storage.values)
+        if len(self._size) != len(self._stride) or self._count > most or (self._count and last >= most):
+            raise ValueError("a tensor reaches beyond its values")
+
+    def result(self):
+        numbers = self._storage.numbers
+        if not self._count:
+            return np.zeros(self._size, numbers.dtype)
+        strides = [step * numbers.itemsize for step in self._stride]
+        return np.lib.stride_tricks.as_strided(numbers[self._offset :], self._size, strides)
+
+
+_NAMES: dict[tuple[str, str], Any] = {
     **NAMES,
-    **{("torch", kind): None for kind in _STORAGES},
-    ("torch", "Size"): as_tuple,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    **{("torch", kind): kind for kind in _STORAGES},
+    ("torch", "Size"): make_tuple,
+    ("torch._utils", "_rebuild_tensor"): _Tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
     ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
 }
 
 
+def _find(module, name):
+    """Returns what stands for a name in a pickle of PyTorch's."""
+    if (module, name) in _NAMES:
+        return _NAMES[module, name]
+    if module.split(".")[0] in _PASSED_OVER or (module in ("builtins", "__builtin__") and name in _HARMLESS):
+        return Inert()
+    return refuse(module, name)
+
+
 def read_torch(path: str) -> dict:
     """Returns what `torch.save` wrote into a file, tensors as arrays (bfloat16 as float32), foreign objects left out.
-
-    Tensors that share values share them here, too.
 
     Raises:
         UserError: no such file, a truncated or foreign one, or one that would run code.
     """
     try:
         with open(path, "rb") as file:
+            size = os.path.getsize(path)
             read = _read_archive if file.read(4) == b"PK\x03\x04" else _read_stream
-            size = file.seek(0, io.SEEK_END)
             file.seek(0)
-            return read(file, size)
+            return finished(read(file, size), size)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}")
     except UserError as error:
@@ -82,74 +119,77 @@ def read_torch(path: str) -> dict:
         raise UserError(f"{path} is no complete PyTorch file ({type(error).__name__}: {shown(error)})")
 
 
-def _storage(identifier):
-    """Returns (kind, key, number of values) of a storage that a pickle refers to; kind is None for one of another kind."""
-    _, kind, key, _, number, *_ = as_tuple(identifier)
-    if not isinstance(key, str):
-        raise ValueError("a storage has no name")
-    return kind.name if isinstance(kind, Name) and kind.name in _STORAGES else None, key, elements((number,))
-
-
-def _values(kind, content):
-    values = np.frombuffer(content, _STORAGES[kind])
-    return (values.astype("<u4") << 16).view("<f4") if kind == "BFloat16Storage" else values
-
-
 def _read_archive(file, size):
     archive = zipfile.ZipFile(file)
-    entries = {entry.filename: entry for entry in archive.infolist()}
-    if len(entries) < len(archive.infolist()) or sum(entry.file_size for entry in entries.values()) > size:
-        raise ValueError("its entries overlap or are larger than the file")
-    if any(entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries.values()):
-        raise ValueError("its entries are compressed, which PyTorch's are not")
-    pickles = [name for name in entries if name.split("/")[1:] == ["data.pkl"]]
+    _require_plain(archive, size)
+    pickles = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
     if not pickles:
         raise ValueError("the archive has no data.pkl")
     root, storages = pickles[0].split("/")[0], {}
-    if f"{root}/byteorder" in entries and archive.read(f"{root}/byteorder") != b"little":
+    if f"{root}/byteorder" in archive.namelist() and archive.read(f"{root}/byteorder") != b"little":
         raise ValueError("it was written on a big-endian machine")
 
     def storage(identifier):
-        kind, key, number = _storage(identifier)
-        if kind and key not in storages:
-            storages[key] = _values(kind, archive.read(f"{root}/data/{key}"))
-            if storages[key].size < number:
-                raise ValueError(f"values of the storage {key} are missing")
-        return storages[key] if kind else INERT
+        kind, key, count, *_ = _storage_identity(identifier)
+        if key not in storages:
+            values = np.frombuffer(archive.read(f"{root}/data/{key}"), _STORAGES[kind])
+            storages[key] = _Storage(kind, values)
+        return _of_kind(storages[key], kind, count)
 
-    return PickleReader(io.BytesIO(archive.read(pickles[0])), _NAMES, _PASSED_OVER, storage, size).read()
+    return unpickle(io.BytesIO(archive.read(pickles[0])), _find, storage)
+
+
+def _require_plain(archive, size):
+    """Raises ValueError unless an archive's files are as PyTorch writes them: not compressed, so it is larger than they."""
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries):
+        raise ValueError("the archive is compressed, which PyTorch's are not")
+    if sum(entry.file_size for entry in entries) > size or len({entry.filename for entry in entries}) < len(entries):
+        raise ValueError("the archive's files overlap")
+
+
+def _storage_identity(identifier):
+    """Returns (kind, key, number of values, the rest) of what a pickle says of a tensor's values."""
+    if not isinstance(identifier, tuple) or len(identifier) < 5:
+        raise ValueError("a tensor's values are not named as PyTorch names them")
+    _, kind, key, _, count, *rest = identifier
+    if not isinstance(kind, str) or kind not in _STORAGES or not isinstance(key, (str, int)):
+        raise ValueError("a tensor has values of a type that no network has")
+    return (kind, key, *whole_numbers([count]), *rest)
+
+
+def _of_kind(storage, kind, count):
+    if storage.kind != kind or storage.values.size < count:
+        raise ValueError(f"values of a storage are missing: {count} of {kind}")
+    return storage
 
 
 def _read_stream(file, size):
     if file.read(len(MAGIC)) != MAGIC:
         raise ValueError("unknown format")
-    storages: dict = {}
-    left = size  # bytes that storages may still have
+    for _ in range(2):  # the protocol's version, the machine it was written on
+        unpickle(file, _find)
+    storages, left = {}, size
 
     def storage(identifier):
         nonlocal left
-        kind, key, number = _storage(identifier)
-        if kind is None:
-            raise ValueError(f"the storage {key} has values of another kind")
-        if identifier[5] is not None:
+        kind, key, count, *view = _storage_identity(identifier)
+        if any(item is not None for item in view):
             raise ValueError("it has views of storages, from before PyTorch 0.4")
         if key not in storages:
-            left -= number * np.dtype(_STORAGES[kind]).itemsize
+            left -= count * np.dtype(_STORAGES[kind]).itemsize
             if left < 0:
                 raise ValueError(f"the storage {key} is larger than the file")
-            storages[key] = kind, np.zeros(number, _values(kind, b"").dtype)
-        return storages[key][1]
+            storages[key] = _Storage(kind, np.zeros(count, _STORAGES[kind]))
+        return _of_kind(storages[key], kind, count)
 
-    reader = PickleReader(file, _NAMES, _PASSED_OVER, storage)
-    _, _, content, keys = (reader.read() for _ in range(4))  # first the protocol's version, and the machine
-    for key in keys:
-        kind, values = storages[key]
-        if int.from_bytes(file.read(8), "little") != values.size:
+    content = unpickle(file, _find, storage)
+    for key in unpickle(file, _find):
+        values = storages[key].values
+        if file.readinto(count := bytearray(8)) != 8 or int.from_bytes(count, "little") != values.size:
             raise ValueError(f"the storage {key} has another size than its tensors")
-        found = _values(kind, file.read(values.size * np.dtype(_STORAGES[kind]).itemsize))
-        if found.size < values.size:
+        if file.readinto(memoryview(values).cast("B")) != values.nbytes:
             raise ValueError(f"values of the storage {key} are missing")
-        values[:] = found
     return content
 
 

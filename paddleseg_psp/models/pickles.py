@@ -1,140 +1,97 @@
-"""Pickles of arrays, read as data: an interpreter of the operations that files of weights need, and of no others.
+"""Reading pickles of weights without running anything that is in them.
 
-Python's own unpickler imports what a file names and calls it. Here a name of the file is looked up in a table of functions of
-this package, which check what they are given; nothing is imported, no attribute is set, and memory is bounded by the file's
-size before it is taken. docs/security.md has the rule.
+Python's own unpickler imports and calls what a file names, and trusts every length in it. This one does what files of weights
+need and nothing else: a name in a file stands for a function here, or the file is refused (docs/security.md).
 """
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
-import struct
-from collections.abc import Callable, Iterable, Mapping
+import os
+import pickletools
+import re
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
 from paddleseg_psp.errors import UserError, shown
 
 _OPERATIONS, _BYTES_EACH = 2**18, 32  # so many are read of any file, and one more for so many of its bytes
-_DEPTH = 64  # of lists in lists
-_LINE = 256  # bytes of a name
-_NUMBERS = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"}
+DEEPEST = 50
+_MOST_SHARED = 4  # arrays may share numbers, as tied weights do, but not so many that they would fill the memory
+_LARGEST_KEY = 2**60  # dictionaries are slow with numbers of equal hashes, which begin above
+_NUMBERS = re.compile(r"([<>|=]?)(b1|[iu][1248]|f[248])")
+_VALUES = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+    "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
+    "BINUNICODE8",
+}  # fmt: skip
+_CONSTANTS: dict[str, Callable[[], object]] = {
+    "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple,
+    "EMPTY_DICT": dict, "EMPTY_SET": set,
+}  # fmt: skip
 
 
-class _Inert:
-    """Stands for a class or an object that is not needed."""
-
-    def __repr__(self):
-        return "a foreign object"
+class Inert:
+    """Stands for an object, or a class, that is not needed: nothing is imported or called for it."""
 
 
-INERT = _Inert()
+class Pending:
+    """Stands for an array whose numbers may come later in the file; `result` returns it."""
+
+    def result(self) -> np.ndarray:
+        raise NotImplementedError
 
 
-class Name:
-    """A name in a module, as a pickle states it."""
+def unpickle(file: IO[bytes], find: Callable[[str, str], Any], persistent: Callable[[Any], object] | None = None) -> object:
+    """Returns what a pickle holds: dicts, lists, tuples, sets, texts, numbers, `Pending` arrays and `Inert`s.
 
-    def __init__(self, module: str, name: str) -> None:
-        self.module, self.name = module, name
+    Args:
+        file: stands at the pickle, and after it behind it.
+        find: gives for a module and a name the function here that stands for it, or an `Inert`, or raises UserError.
+        persistent: gives the object that a persistent id stands for.
 
-
-class _Type:
-    """An array's type, whose byte order comes after it."""
-
-    def __init__(self, code, *_):
-        code = code if isinstance(code, str) else type(code).__name__
-        if code not in _NUMBERS:
-            raise UserError(f"it has an array of the type {shown(code)}, and only numbers are read")
-        self.dtype = np.dtype(code)
-
-    def build(self, state):
-        if len(state) < 5 or any(part is not None for part in state[2:5]):
-            raise ValueError("an array's type has parts")
-        self.dtype = self.dtype.newbyteorder({"<": "<", ">": ">"}.get(state[1], "="))
-        return self
+    Raises:
+        UserError, ValueError, and others: the file is damaged, or would do more than hold values.
+    """
+    return _Machine(find, persistent).run(_Whole(file))
 
 
-class _Array:
-    """An array, whose shape and values come after it."""
-
-    value = None
-
-    def __init__(self, *_):
-        pass
-
-    def build(self, state):
-        _, shape, kind, fortran, data = state
-        self.value = _array(data, kind, shape, "F" if fortran else "C")
-        return self.value
+def most_operations(size: int) -> int:
+    """Returns how many operations a pickle of some bytes may have; a network has some ten for each parameter."""
+    return _OPERATIONS + size // _BYTES_EACH
 
 
-def _array(data, kind, shape, order="C"):
-    if not isinstance(kind, _Type) or not isinstance(data, (bytes, bytearray)):
-        raise ValueError("an array has no type or no bytes")
-    if elements(shape) * kind.dtype.itemsize != len(data):
-        raise ValueError(f"an array has {len(data)} bytes, which do not fit its shape")
-    array = np.ndarray(shape, kind.dtype, data, order=order)
-    return array if kind.dtype.isnative else array.astype(kind.dtype.newbyteorder("="))
+def finished(value: Any, size: int) -> Any:
+    """Returns what was unpickled from a file of some size with arrays in place of `Pending`s.
+
+    Raises:
+        ValueError: values nested more than DEEPEST times, or much larger than the file, as those that occur often.
+    """
+    done = _finished(value, {}, 0)
+    require_bounded(done, 2 * most_operations(size), _MOST_SHARED * size + 2**20)
+    return done
 
 
-def _scalar(kind, data):
-    return _array(data, kind, ())[()]
-
-
-def _encode(text, encoding):
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise ValueError("bytes have another encoding than latin1")
-    return bytearray(text, "latin1")
-
-
-def as_tuple(items: object = ()) -> tuple:
-    """Returns the tuple of a list's or tuple's items. Raises ValueError for anything else."""
-    if not isinstance(items, (list, tuple)):
-        raise ValueError("a tuple is made of what is no list")
-    return tuple(items)
-
-
-def _dict(pairs=()):
-    found: dict = {}
-    _put(found, chain.from_iterable(map(as_tuple, as_tuple(pairs))))
-    return found
-
-
-def _put(target, items):
-    """Adds keys and values, which take turns; keys that are not text or numbers are passed over, with their values."""
-    items = iter(items)
-    for key, value in zip(items, items):
-        if type(key) is str or (type(key) is int and abs(key) < 2**62):  # many others can be made to collide
-            target[key] = value
-
-
-# What a pickled dict of arrays refers to. None: it is named, and never called.
-NAMES: dict[tuple[str, str], Callable | None] = {
-    ("collections", "OrderedDict"): _dict,
-    ("numpy", "dtype"): _Type,
-    ("numpy", "ndarray"): None,
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-    ("_codecs", "encode"): _encode,
-    ("builtins", "tuple"): as_tuple,
-    ("__builtin__", "tuple"): as_tuple,
-    ("__builtin__", "bytes"): lambda: b"",  # how protocol 2 writes no bytes
-}
-
-
-def elements(shape: object) -> int:
-    """Returns the number of an array's elements. Raises ValueError for what is no shape."""
-    if not isinstance(shape, (list, tuple)) or not all(type(length) is int and 0 <= length < 2**63 for length in shape):
-        raise ValueError("a shape has other parts than natural numbers")
-    if len(shape) > 32:
-        raise ValueError(f"an array has {len(shape)} dimensions")
-    return math.prod(shape)
+def _finished(value, known, depth):
+    if depth > DEEPEST:
+        raise ValueError(f"its values are nested more than {DEEPEST} times")
+    if not isinstance(value, (dict, list, tuple, Pending)):
+        return value
+    if id(value) not in known:
+        if isinstance(value, Pending):
+            known[id(value)] = value.result()
+        elif isinstance(value, dict):
+            known[id(value)] = done = {}
+            done.update((key, _finished(item, known, depth + 1)) for key, item in value.items())
+        elif isinstance(value, list):
+            known[id(value)] = done = []
+            done.extend(_finished(item, known, depth + 1) for item in value)
+        else:
+            known[id(value)] = tuple(_finished(item, known, depth + 1) for item in value)
+    return known[id(value)]
 
 
 def require_bounded(content: object, parts: int, size: int) -> tuple[int, int]:
@@ -150,208 +107,334 @@ def require_bounded(content: object, parts: int, size: int) -> tuple[int, int]:
     while waiting:
         for item in waiting[-1]:
             parts -= 1
-            size -= (
-                item.nbytes if isinstance(item, np.ndarray) else len(item) if isinstance(item, (str, bytes, bytearray)) else 0
-            )
+            size -= item.nbytes if isinstance(item, np.ndarray) else len(item) if isinstance(item, (str, bytes)) else 0
             if parts < 0 or size < 0:
-                raise ValueError("its parts together are much larger than the file")
+                raise ValueError("its values together are much larger than the file")
             if isinstance(item, (dict, list, tuple)):
                 waiting.append(chain(item, item.values()) if isinstance(item, dict) else iter(item))
                 break
         else:
             waiting.pop()
-        if len(waiting) > _DEPTH:
-            raise ValueError(f"its lists are nested more than {_DEPTH} deep")
+        if len(waiting) > DEEPEST:
+            raise ValueError(f"its values are nested more than {DEEPEST} times")
     return parts, size
 
 
-class PickleReader:
-    """Reads the pickles that follow one another in a file.
+class _Whole:
+    """A file whose reads are refused where it has less, before memory is taken for them."""
 
-    Args:
-        file: at the beginning of the first.
-        names: (module, name) -> the function to call in its place, or None where it is never called.
-        foreign: packages whose objects are passed over.
-        persistent: returns the object that the pickle refers to as being outside.
-        size: bytes of arrays that the file may have, by default all of it.
-    """
+    def __init__(self, file):
+        self._file, position = file, file.tell()
+        self.size = self._left = file.seek(0, os.SEEK_END) - position
+        file.seek(position)
 
-    def __init__(
-        self,
-        file: BinaryIO,
-        names: Mapping[tuple[str, str], Callable | None] = NAMES,
-        foreign: Iterable[str] = (),
-        persistent: Callable[[Any], object] | None = None,
-        size: int | None = None,
-    ) -> None:
-        self._file, self._names, self._foreign, self._persistent = file, names, frozenset(foreign), persistent
-        start = file.tell()
-        self._end = file.seek(0, io.SEEK_END)
-        self._size = self._end if size is None else size
-        file.seek(start)
+    def read(self, count):
+        if count > self._left:
+            raise ValueError("it ends too early")
+        self._left -= count
+        return self._file.read(count)
 
-    def read(self) -> Any:
-        """Returns what the next pickle holds: dicts, lists, tuples, text, numbers and arrays.
-
-        Raises:
-            UserError: it names or does what no file of weights needs.
-            Exception: of many kinds: it is damaged.
-        """
-        self._left = self._end - self._file.tell()
-        self._stack: list = []
-        self._marks: list = []
-        self._memo: dict = {}
-        operations = _OPERATIONS + self._size // _BYTES_EACH
-        for _ in range(operations):
-            operation = self._take(1)
-            if operation in _VALUES:
-                self._stack.append(_VALUES[operation](self))
-            elif operation in _EFFECTS:
-                _EFFECTS[operation](self)
-            elif operation == pickle.STOP:
-                content = self._stack.pop()
-                require_bounded(content, 2 * operations, 4 * self._size + 2**20)
-                return content
-            else:
-                raise UserError(f"it has the operation {operation!r}, which no file of weights needs: do not trust it")
-        raise ValueError("it has too many parts for its size")
-
-    def _take(self, length):
-        self._left -= length
-        content = b"" if self._left < 0 else self._file.read(length)
-        if len(content) != length:
-            raise ValueError("it is truncated")
-        return content
-
-    def _number(self, form):
-        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
-
-    def _text(self, length, encoding="utf-8"):
-        return self._take(self._number(length)).decode(encoding, "replace")
-
-    def _bytes(self, length):
-        """Returns bytes, of which an array can be made that may be written."""
-        self._left -= (length := self._number(length))
-        if self._left < 0:
-            raise ValueError("it is truncated")
-        content = bytearray(length)
-        if self._file.readinto(content) != length:
-            raise ValueError("it is truncated")
-        return content
-
-    def _line(self):
-        line = self._file.readline(_LINE)
+    def readline(self):
+        line = self._file.readline()
         self._left -= len(line)
-        if not line.endswith(b"\n"):
-            raise ValueError("it has no end of a line")
-        return line[:-1].decode("utf-8", "replace")
+        return line
 
-    def _integer(self):
-        text = self._line()  # how Python 2 writes large ones
-        return text == "01" if text in ("00", "01") else int(text[:20])
 
-    def _get(self, index):
-        item = self._memo[index]
-        return item.value if isinstance(item, _Array) and item.value is not None else item
+class _Machine:
+    """The stack and memo that a pickle's operations work on; the operations are those of `pickletools`."""
 
-    def _pop(self, number):
-        if number > len(self._stack):
-            raise ValueError("its stack is empty")
-        items = self._stack[len(self._stack) - number :]
-        del self._stack[len(self._stack) - number :]
+    def __init__(self, find, persistent):
+        self._find, self._persistent = find, persistent
+        self._stack, self._outer, self._memo = [], [], {}
+
+    def run(self, file):
+        most = most_operations(file.size)
+        for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
+            name = operation.name
+            if count > most:
+                raise ValueError(f"it has more than {most} entries")
+            if name == "STOP":
+                return self._stack.pop()
+            if name in _VALUES:
+                self._stack.append(argument)
+            elif name in _CONSTANTS:
+                self._stack.append(_CONSTANTS[name]())
+            elif name not in ("PROTO", "FRAME"):
+                step = getattr(self, f"_do_{_SAME.get(name, name).lower()}", None)
+                if step is None:
+                    raise ValueError(f"it has the operation {name}, which no file of weights needs")
+                step(argument)
+        raise ValueError("it ends too early")
+
+    def _items(self):
+        """Returns the items above the last mark, and takes them and the mark from the stack."""
+        items, self._stack = self._stack, self._outer.pop()
         return items
 
-    def _since_mark(self):
-        return self._pop(max(len(self._stack) - self._marks.pop(), 0))
+    def _do_mark(self, _):
+        self._outer.append(self._stack)
+        self._stack = []
 
-    def _name(self, module, name):
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise ValueError("a name is no text")
-        if (module, name) in self._names:
-            return Name(module, name)
-        if module.split(".")[0] in self._foreign or (self._foreign and (module, name) in _GETATTR):
-            return INERT
-        raise UserError(f"it refers to {shown(f'{module}.{name}')}, which no file of weights needs: do not trust it")
+    def _do_pop(self, _):
+        self._stack.pop() if self._stack else self._items()
 
-    def _call(self, called, arguments, *_):
-        if called is INERT:
-            return INERT
-        function = self._names[called.module, called.name] if isinstance(called, Name) else None
-        if function is None or not isinstance(arguments, tuple):
-            what = f"{called.module}.{called.name}" if isinstance(called, Name) else type(called).__name__
-            raise UserError(f"it calls {shown(what)}, which no file of weights needs: do not trust it")
-        return function(*arguments)
+    def _do_pop_mark(self, _):
+        self._items()
 
-    def _outside(self):
-        if self._persistent is None:
-            raise ValueError("it refers to what is not in it")
-        return self._persistent(self._stack.pop())
+    def _do_dup(self, _):
+        self._stack.append(self._stack[-1])
 
-    def _extend(self, items):
-        target = self._stack[-1]
+    def _do_put(self, index):
+        if not 0 <= index < 2**32:
+            raise ValueError("it has an entry with an impossible number")
+        self._memo[index] = self._stack[-1]
+
+    def _do_memoize(self, _):
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def _do_get(self, index):
+        self._stack.append(self._memo[index])
+
+    def _do_list(self, _):
+        self._gather(list)
+
+    def _gather(self, make):
+        items = self._items()  # which changes the stack
+        self._stack.append(make(items))
+
+    def _do_append(self, _):
+        item = self._stack.pop()
+        self._extend(self._stack[-1], [item])
+
+    def _do_appends(self, _):
+        items = self._items()
+        self._extend(self._stack[-1], items)
+
+    def _extend(self, target, items):
         if isinstance(target, list):
             target.extend(items)
-        elif isinstance(target, dict):
-            _put(target, items)
-        elif target is not INERT:
-            raise ValueError(f"it adds to a {type(target).__name__}")
+        elif not isinstance(target, Inert):
+            raise ValueError(f"it appends to a {type(target).__name__}")
 
-    def _build(self):
-        (state,), target = self._pop(1), self._stack[-1]
-        if isinstance(target, (_Array, _Type)):
-            self._stack[-1] = target.build(as_tuple(state))
-        elif target is not INERT and not isinstance(target, dict):
-            raise ValueError(f"it sets attributes of a {type(target).__name__}")
+    def _do_tuple(self, _):
+        self._gather(tuple)
+
+    def _do_tuple1(self, _):
+        self._replace(1, tuple)
+
+    def _do_tuple2(self, _):
+        self._replace(2, tuple)
+
+    def _do_tuple3(self, _):
+        self._replace(3, tuple)
+
+    def _replace(self, count, make):
+        if len(self._stack) < count:
+            raise ValueError("an operation lacks its operands")
+        self._stack[-count:] = [make(self._stack[-count:])]
+
+    def _do_dict(self, _):
+        self._gather(lambda items: ordered_dict(zip(items[::2], items[1::2])))
+
+    def _do_setitem(self, _):
+        value, key = self._stack.pop(), self._stack.pop()
+        self._set(self._stack[-1], [key, value])
+
+    def _do_setitems(self, _):
+        items = self._items()
+        self._set(self._stack[-1], items)
+
+    def _set(self, target, items):
+        if isinstance(target, dict):
+            set_items(target, zip(items[::2], items[1::2]))
+        elif not isinstance(target, Inert):
+            raise ValueError(f"it sets items of a {type(target).__name__}")
+
+    def _do_additems(self, _):
+        items = self._items()
+        self._stack[-1].update(map(_checked_key, items))
+
+    def _do_frozenset(self, _):
+        self._gather(lambda items: frozenset(map(_checked_key, items)))
+
+    def _do_global(self, names):
+        self._stack.append(self._find(*names.split(" ", 1)))
+
+    def _do_stack_global(self, _):
+        name, module = self._stack.pop(), self._stack.pop()
+        self._stack.append(self._find(*map(_text, (module, name))))
+
+    def _do_reduce(self, _):
+        self._replace(2, lambda pair: _called(*pair))
+
+    def _do_newobj_ex(self, _):
+        self._replace(3, lambda items: _called(*items[:2]))
+
+    def _do_obj(self, _):
+        self._gather(lambda items: _called(items[0], tuple(items[1:])))
+
+    def _do_inst(self, names):
+        self._gather(lambda items: _called(self._find(*names.split(" ", 1)), tuple(items)))
+
+    def _do_build(self, _):
+        state = self._stack.pop()
+        if isinstance(target := self._stack[-1], (_Array, _Type)):
+            target.build(state)
+        elif not isinstance(target, (Inert, Pending, dict)):  # the attributes of others are not needed
+            raise ValueError(f"it changes a {type(target).__name__}")
+
+    def _do_binpersid(self, _):
+        self._replace(1, lambda items: self._persistent_object(items[0]))
+
+    def _persistent_object(self, identifier):
+        if self._persistent is None:
+            raise ValueError("it refers to objects outside of it")
+        return self._persistent(identifier)
 
 
-_GETATTR = {("builtins", "getattr"), ("__builtin__", "getattr")}  # of foreign objects, in a file that has such
-_VALUES: dict[bytes, Callable[[PickleReader], object]] = {
-    pickle.NONE: lambda reader: None,
-    pickle.NEWTRUE: lambda reader: True,
-    pickle.NEWFALSE: lambda reader: False,
-    pickle.BININT: lambda reader: reader._number("<i"),
-    pickle.BININT1: lambda reader: reader._number("<B"),
-    pickle.BININT2: lambda reader: reader._number("<H"),
-    pickle.LONG1: lambda reader: int.from_bytes(reader._take(reader._number("<B")), "little", signed=True),
-    pickle.INT: lambda reader: reader._integer(),
-    pickle.BINFLOAT: lambda reader: reader._number(">d"),
-    pickle.SHORT_BINSTRING: lambda reader: reader._text("<B", "latin1"),
-    pickle.BINSTRING: lambda reader: reader._text("<I", "latin1"),
-    pickle.SHORT_BINUNICODE: lambda reader: reader._text("<B"),
-    pickle.BINUNICODE: lambda reader: reader._text("<I"),
-    pickle.BINUNICODE8: lambda reader: reader._text("<Q"),
-    pickle.SHORT_BINBYTES: lambda reader: reader._bytes("<B"),
-    pickle.BINBYTES: lambda reader: reader._bytes("<I"),
-    pickle.BINBYTES8: lambda reader: reader._bytes("<Q"),
-    pickle.EMPTY_TUPLE: lambda reader: (),
-    pickle.TUPLE1: lambda reader: tuple(reader._pop(1)),
-    pickle.TUPLE2: lambda reader: tuple(reader._pop(2)),
-    pickle.TUPLE3: lambda reader: tuple(reader._pop(3)),
-    pickle.TUPLE: lambda reader: tuple(reader._since_mark()),
-    pickle.FROZENSET: lambda reader: tuple(reader._since_mark()),
-    pickle.EMPTY_LIST: lambda reader: [],
-    pickle.EMPTY_SET: lambda reader: [],
-    pickle.EMPTY_DICT: lambda reader: {},
-    pickle.BINGET: lambda reader: reader._get(reader._number("<B")),
-    pickle.LONG_BINGET: lambda reader: reader._get(reader._number("<I")),
-    pickle.GLOBAL: lambda reader: reader._name(reader._line(), reader._line()),
-    pickle.STACK_GLOBAL: lambda reader: reader._name(*reader._pop(2)),
-    pickle.REDUCE: lambda reader: reader._call(*reader._pop(2)),
-    pickle.NEWOBJ: lambda reader: reader._call(*reader._pop(2)),
-    pickle.NEWOBJ_EX: lambda reader: reader._call(*reader._pop(3)),
-    pickle.BINPERSID: lambda reader: reader._outside(),
+_SAME = {
+    "BINGET": "GET", "LONG_BINGET": "GET", "BINPUT": "PUT", "LONG_BINPUT": "PUT", "NEWOBJ": "REDUCE",
+}  # fmt: skip
+
+
+def set_items(target: dict, pairs: Any) -> None:
+    """Adds pairs to a dict whose keys are texts, numbers and the like."""
+    for key, value in pairs:
+        target[_checked_key(key)] = value
+
+
+def _checked_key(key):
+    if not isinstance(key, (str, bytes, float, type(None))) and not (isinstance(key, int) and abs(key) < _LARGEST_KEY):
+        raise ValueError(f"it has a key that is a {type(key).__name__}, or too large a number")
+    return key
+
+
+def _text(value):
+    if not isinstance(value, str):
+        raise ValueError(f"a name in it is a {type(value).__name__}")
+    return value
+
+
+def _called(function, arguments):
+    if isinstance(function, Inert):
+        return Inert()
+    if not callable(function) or not isinstance(arguments, tuple):
+        raise ValueError(f"it calls a {type(function).__name__}")
+    return function(*arguments)
+
+
+def whole_numbers(values: object) -> tuple[int, ...]:
+    """Returns a size or strides as a tuple, after checking that they are whole numbers from 0 on."""
+    if not isinstance(values, (tuple, list)) or not all(type(value) is int and 0 <= value < 2**63 for value in values):
+        raise ValueError("a size in it is not made of whole numbers")
+    return tuple(values)
+
+
+class _Type:
+    """A type of numbers; anything else that NumPy has, such as objects, is refused."""
+
+    def __init__(self, name, *_):
+        match = _NUMBERS.fullmatch(name if isinstance(name, str) else "")
+        if not match:
+            raise UserError(f"it has values of the type {shown(name)}, which no file of weights needs")
+        self._name, self._order = match[2], match[1]
+
+    def build(self, state):
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "="):
+            self._order = state[1]
+
+    def array(self, data, shape, order="C"):
+        """Returns the array of a shape whose numbers are in bytes, which it shares."""
+        dtype = np.dtype(self._order + self._name)
+        data = data.encode("latin1") if isinstance(data, str) else data  # as Python 2 wrote them
+        if not isinstance(data, (bytes, bytearray)) or len(data) != elements(shape) * dtype.itemsize:
+            raise ValueError("an array in it has another size than its values")
+        array = np.frombuffer(data, dtype).reshape(shape, order=order)
+        return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+
+
+class _Array(Pending):
+    """What NumPy reconstructs and then builds."""
+
+    def __init__(self, *_):
+        self._value = None
+
+    def build(self, state):
+        _, shape, dtype, fortran, data = state
+        self._value = _array(data, dtype, shape, "F" if fortran else "C")
+
+    def result(self):
+        if self._value is None:
+            raise ValueError("an array in it has no values")
+        return self._value
+
+
+def _array(data, dtype, shape, order="C"):
+    if not isinstance(dtype, _Type) or order not in ("C", "F"):
+        raise ValueError("an array in it has no type")
+    return dtype.array(data, shape, order)
+
+
+def _scalar(dtype, data):
+    return _array(data, dtype, ())[()]
+
+
+def _encoded(text, encoding="latin1"):
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise ValueError("bytes in it are not written as pickle writes them")
+    return text.encode("latin1")
+
+
+def ordered_dict(pairs: Iterable = ()) -> dict:
+    """Stands for collections.OrderedDict."""
+    target: dict = {}
+    set_items(target, pairs)
+    return target
+
+
+def bfloat16(halves: np.ndarray) -> np.ndarray:
+    """Returns float32 numbers whose upper halves are given as uint16."""
+    return (halves.astype(np.uint32) << 16).view(np.float32)
+
+
+def elements(shape: object) -> int:
+    """Returns the number of an array's elements. Raises ValueError for what is no shape."""
+    return math.prod(whole_numbers(shape))
+
+
+def make_tuple(items: Sequence = ()) -> tuple:
+    """Stands for tuple, and for torch.Size."""
+    if not isinstance(items, (tuple, list)):
+        raise ValueError("a tuple in it is made of something else")
+    return tuple(items)
+
+
+# What a pickled dict of arrays refers to.
+NAMES: dict[tuple[str, str], object] = {
+    ("collections", "OrderedDict"): ordered_dict,
+    ("builtins", "tuple"): make_tuple,
+    ("__builtin__", "tuple"): make_tuple,
+    ("_codecs", "encode"): _encoded,
+    ("builtins", "bytes"): lambda: b"",  # how protocol 2 has no bytes
+    ("__builtin__", "bytes"): lambda: b"",
+    ("numpy", "dtype"): _Type,
+    ("numpy", "ndarray"): "ndarray",  # an argument of _reconstruct, never called
 }
-_EFFECTS: dict[bytes, Callable[[PickleReader], object]] = {
-    pickle.PROTO: lambda reader: reader._take(1),
-    pickle.FRAME: lambda reader: reader._take(8),
-    pickle.MARK: lambda reader: reader._marks.append(len(reader._stack)),
-    pickle.BINPUT: lambda reader: reader._memo.update({reader._number("<B"): reader._stack[-1]}),
-    pickle.LONG_BINPUT: lambda reader: reader._memo.update({reader._number("<I"): reader._stack[-1]}),
-    pickle.MEMOIZE: lambda reader: reader._memo.update({len(reader._memo): reader._stack[-1]}),
-    pickle.APPEND: lambda reader: reader._extend(reader._pop(1)),
-    pickle.APPENDS: lambda reader: reader._extend(reader._since_mark()),
-    pickle.ADDITEMS: lambda reader: reader._extend(reader._since_mark()),
-    pickle.SETITEM: lambda reader: reader._extend(reader._pop(2)),
-    pickle.SETITEMS: lambda reader: reader._extend(reader._since_mark()),
-    pickle.BUILD: lambda reader: reader._build(),
-}
+for _module in ("numpy.core", "numpy._core"):
+    NAMES[f"{_module}.multiarray", "_reconstruct"] = _Array
+    NAMES[f"{_module}.multiarray", "scalar"] = _scalar
+    NAMES[f"{_module}.numeric", "_frombuffer"] = _array  # protocol 5
+
+
+def refuse(module: str, name: str) -> None:
+    """Raises the UserError about a name that no file of weights needs."""
+    raise UserError(f"it refers to {shown(f'{module}.{name}')}, which no file of weights needs: do not trust it")
+
+
+def find_name(module: str, name: str) -> Any:
+    """Returns what stands for a name of NAMES.
+
+    Raises:
+        UserError: another name.
+    """
+    return NAMES[module, name] if (module, name) in NAMES else refuse(module, name)

@@ -16,7 +16,7 @@ from paddleseg_psp.errors import UserError, shown
 from paddleseg_psp.files import atomic_path, read_if_there, sha256
 from paddleseg_psp.log import logger
 from paddleseg_psp.models.downloads import download_weights, is_url
-from paddleseg_psp.models.pickles import PickleReader
+from paddleseg_psp.models.pickles import bfloat16, find_name, finished, unpickle
 
 _NAME_TABLE = "StructuredToParameterName@@"  # paddle.save adds this entry to the parameters
 _SAFETENSORS = {
@@ -44,7 +44,11 @@ def read_weights(path: str) -> dict[str, np.ndarray]:
     try:
         _require_checksum(path)
         with open(path, "rb") as file:
-            content = _read_safetensors(file) if kind == ".safetensors" else PickleReader(file).read()
+            content = (
+                _read_safetensors(file)
+                if kind == ".safetensors"
+                else finished(unpickle(file, find_name), os.path.getsize(path))
+            )
     except FileNotFoundError:
         raise UserError(f"there is no file {path}")
     except OSError as error:
@@ -59,7 +63,7 @@ def read_weights(path: str) -> dict[str, np.ndarray]:
     weights = {name: _unpaired(value) for name, value in content.items()}
     halves = [name for name, value in weights.items() if isinstance(value, np.ndarray) and value.dtype == np.uint16]
     for name in halves:  # paddle's arrays of bfloat16 are uint16, the upper half of a float32
-        weights[name] = (weights[name].astype(np.uint32) << 16).view(np.float32)
+        weights[name] = bfloat16(weights[name])
     if halves:
         logger.info(f"{path} has bfloat16, read as float32, in {len(halves)} parameters: {_few(halves)}")
     wrong = [name for name, value in weights.items() if _is_float(value) and not np.isfinite(value).all()]

@@ -21,7 +21,6 @@ import os
 import platform
 import shlex
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,8 @@ from pathlib import Path
 
 import paddle
 from paddle.base import core, framework
+
+from paddleseg_psp.ops.trust import is_trusted, note_checksum, reason_against
 
 OPERATORS = ("paddleseg_psa_mask", "paddleseg_psa_attention")  # by which graphs name them
 SOURCES = Path(__file__).parent / "psamask" / "csrc"
@@ -138,18 +139,20 @@ class _Variant:
         """Returns the path of the library or None. Where there is no compiler, any compiler's will do."""
         pattern = f"{self.stem}-*.so" if self.missing else self.file_name()
         found = (path for folder in (PREBUILT, cache_folder()) for path in sorted(folder.glob(pattern)))
-        return next(filter(_is_whole, found), None)
+        return next(filter(is_trusted, found), None)
 
     def build(self, folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        _close_to_others(folder)
         library = folder / self.file_name()
         with _only_builder(library.with_suffix(".lock")) as locked:
             for leftover in folder.glob(f"{library.stem}.*.building"):  # of builds that were killed
                 if locked:  # or it may be in use
                     shutil.rmtree(leftover, ignore_errors=True)
-            if not (library.exists() and _is_whole(library)):
+            if not is_trusted(library):
                 with tempfile.TemporaryDirectory(prefix=f"{library.stem}.", suffix=".building", dir=folder) as workshop:
                     os.replace(self._compile(workshop), library)
+                note_checksum(library)
         return library
 
     def _compile(self, folder):
@@ -172,6 +175,7 @@ class _Variant:
         needed = ["-Xlinker", "--no-as-needed", *map(str, self.libraries)]
         _run([*self.linker, "-shared", *objects, *needed, "-o", library])
         with open(library, "rb+") as file:
+            os.fchmod(file.fileno(), 0o755)
             os.fsync(file.fileno())
         return library
 
@@ -214,14 +218,19 @@ def _only_builder(lock_file):
         yield locked
 
 
-def _is_whole(library):
-    """Returns False for a library that ends too early, say after a full disk: loading it would end the process."""
-    header = library.read_bytes()[:64]
-    if header[:5] != b"\x7fELF\2":  # of another kind, such as macOS's
-        return len(header) == 64
-    (sections,) = struct.unpack_from("<Q", header, 0x28)
-    size, count = struct.unpack_from("<HH", header, 0x3A)
-    return sections + size * count <= library.stat().st_size
+def _close_to_others(folder):
+    """Lets nobody else write a folder for libraries.
+
+    Raises:
+        RuntimeError: it cannot be had, for it or a folder above it is another user's.
+    """
+    status = folder.stat()
+    if status.st_uid == os.geteuid() and status.st_mode & 0o022:
+        folder.chmod(status.st_mode & 0o7755)
+    if reason := reason_against(folder):
+        raise RuntimeError(
+            f"{reason}, and could replace what is built in {folder}. PADDLESEG_PSP_CACHE names another folder to build into."
+        )
 
 
 def _variants():

@@ -274,8 +274,8 @@ def _import_all():
 
 
 def _most(kind, content):
-    """Returns how many bytes of memory a file may take: an image as many as its size says, which Pillow and OpenCV limit."""
-    return 2**30 if kind in _PIXELS else 100 * 2**20 + 10 * len(content)
+    """Returns how many bytes of memory a file may take: an image as its size says, of at most 2**30 pixels, read and copied."""
+    return 2**31 if kind in _PIXELS else 100 * 2**20 + 10 * len(content)
 
 
 def _peak():

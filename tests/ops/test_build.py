@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import os
 import random
 import re
@@ -70,8 +71,9 @@ def compiler(folder, *lines):
 
 
 def fake_library(path):
-    """Writes the shortest file that is a whole ELF library as far as its size goes."""
-    path.write_bytes(b"\x7fELF\2".ljust(64, b"\0"))
+    """Writes a file that was built as far as its checksum goes."""
+    path.write_bytes(b"library")
+    path.with_name(path.name + ".sha256").write_text(f"{hashlib.sha256(b'library').hexdigest()}  {path.name}\n")
 
 
 def libraries(folder):
@@ -123,7 +125,8 @@ def test_killed_builds_block_nothing(package):
     code, out, err = run(package, "-m", "paddleseg_psp.ops.build")
     assert code == 0, err
     (library,) = libraries(package)
-    assert sorted(path.name for path in library.parent.iterdir()) == [library.with_suffix(".lock").name, library.name]
+    beside = [library.with_suffix(".lock").name, library.name, f"{library.name}.sha256"]
+    assert sorted(path.name for path in library.parent.iterdir()) == beside
     assert run(package, "-c", COMPUTE, CXX="/nonexistent/g++")[:2] == (0, "native: True\n")
     assert not list(cache.iterdir())
 
@@ -155,24 +158,98 @@ def test_leftovers_of_killed_builds_are_removed(folders, monkeypatch):
     (leftover / "library.so").write_text("half of it")
     monkeypatch.setattr(build, "_run", lambda command: fake_library(Path(command[command.index("-o") + 1])))
     library = build.build_library(folders / "cache")
-    assert sorted((folders / "cache").iterdir()) == sorted([library, library.with_suffix(".lock")])
+    beside = (library.with_suffix(".lock"), library.with_name(library.name + ".sha256"))
+    assert sorted((folders / "cache").iterdir()) == sorted([library, *beside])
+
+
+def flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
 def test_damaged_libraries(package):
+    """A library is as it was built, to the bit, or it is built again."""
     code, out, err = run(package, "-m", "paddleseg_psp.ops.build")
     assert code == 0, err
     (library,) = libraries(package)
-    whole = library.read_bytes()
-    for size in (0, 3, 1000, len(whole) - 1):
-        library.write_bytes(whole[:size])
+    whole, sums = library.read_bytes(), library.with_name(library.name + ".sha256")
+    assert subprocess.run(["sha256sum", "-c", sums.name], cwd=library.parent, capture_output=True).returncode == 0
+    damaged = [whole[:0], whole[:3], whole[:-1], flipped(whole, 100), flipped(whole, len(whole) // 2), flipped(whole, -1)]
+    for content in damaged:
+        library.write_bytes(content)
         code, out, err = run(package, "-c", "from paddleseg_psp.ops import build; print(build.find_library())")
-        assert (code, out) == (0, "None\n"), (size, err)
+        assert (code, out) == (0, "None\n"), (len(content), err)
     code, out, err = run(package, "-m", "paddleseg_psp.ops.build")
-    assert code == 0 and library.stat().st_size == len(whole), err
+    assert code == 0 and len(library.read_bytes()) == len(whole), err
+    for text in ("", "nonsense"):
+        sums.write_text(text)
+        assert run(package, "-c", "from paddleseg_psp.ops import build; print(build.find_library())")[1] == "None\n"
 
     library.write_bytes(whole.replace(b"libpaddle.so", b"libpuddle.so"))
+    sums.write_text(f"{hashlib.sha256(library.read_bytes()).hexdigest()}  {library.name}\n")
     code, out, err = run(package, "-c", REQUIRE)
     assert code != 0 and f"{library} cannot be loaded" in err and "Delete it" in err
+
+
+def planted(folders, change):
+    """Returns a library in the cache after a change of whose it is."""
+    library = folders / "cache" / build._Variant(cuda=False).file_name()
+    fake_library(library)
+    assert build.find_library() == library
+    change(library)
+    return library
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda library: os.chown(library, 4321, 4321), marks=as_root),
+        pytest.param(lambda library: os.chown(library.parent, 4321, 4321), marks=as_root),
+        pytest.param(lambda library: os.chown(library.parent.parent, 4321, 4321), marks=as_root),
+        lambda library: library.chmod(0o757),
+        lambda library: library.parent.chmod(0o777),
+        lambda library: library.parent.chmod(0o1777),  # sticky: others could have put it there
+        lambda library: library.parent.parent.chmod(0o777),
+        pytest.param(lambda library: (os.chown(library.parent, 0, 4321), library.parent.chmod(0o775)), marks=as_root),
+    ],
+)
+def test_what_others_may_have_put_there_is_not_loaded(folders, change):
+    planted(folders, change)
+    assert build.find_library() is None
+
+
+@as_root
+def test_a_link_to_what_others_own(folders):
+    library = planted(folders, lambda library: None)
+    theirs = folders / "theirs.so"
+    os.rename(library, theirs)
+    library.symlink_to(theirs)
+    assert build.find_library() == library  # ours
+    os.chown(theirs, 4321, 4321)
+    assert build.find_library() is None
+
+
+def test_folders_that_only_others_can_close(folders, monkeypatch):
+    monkeypatch.setattr(build, "_run", lambda command: fake_library(Path(command[command.index("-o") + 1])))
+    (folders / "cache").chmod(0o777)
+    assert build.find_library() is None
+    library = build.build_library(folders / "cache")  # the user's own folder is closed
+    assert build.find_library() == library and (folders / "cache").stat().st_mode & 0o777 == 0o755
+    (folders / "open").mkdir()
+    (folders / "open").chmod(0o777)
+    (folders / "open" / "cache").mkdir()
+    with pytest.raises(RuntimeError, match=r"others may write .*open, and could replace what is built.*PADDLESEG_PSP_CACHE"):
+        build.build_library(folders / "open" / "cache")
+
+
+@as_root
+def test_a_cache_of_another_user(folders, monkeypatch):
+    monkeypatch.setattr(build, "_run", lambda command: fake_library(Path(command[command.index("-o") + 1])))
+    os.chown(folders / "cache", 4321, 4321)
+    with pytest.raises(RuntimeError, match="cache belongs to another user"):
+        build.build_library(folders / "cache")
 
 
 def test_missing_headers_of_paddle_are_named(folders, monkeypatch):
