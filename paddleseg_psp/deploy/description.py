@@ -39,6 +39,17 @@ def _is_shape(value):
     return _is_list(lambda side: side == -1 or _is_whole(1, 2**16)(side), 4, 4)(value)
 
 
+def _is_views(value):
+    """Returns whether a value is of the size of a test_config, whose options `Views` checks."""
+    if not isinstance(value, dict) or not all(map(_is_text, value)):
+        return False
+    parts = [(key, part) for key, item in value.items() for part in (item if isinstance(item, list) else [item])]
+    largest = {"scales": 16}
+    return len(parts) <= 100 and all(
+        abs(part) <= largest.get(key, 2**16) for key, part in parts if isinstance(part, (int, float))
+    )
+
+
 _FILE = (lambda value: _is_text(value) and "\0" not in value, "the name of a file in the bundle")
 _TEXT = (_is_text, "a text")
 _KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -53,7 +64,7 @@ _KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mask_size": (_is_list(_is_whole(1, 2**16), 2, 2), "two whole numbers"),
     "class_names": (_is_list(_is_text), "a list of texts"),
     "palette": (_is_list(_is_list(_is_whole(0, 255), 3, 3)), "a list of (red, green, blue) from 0 to 255"),
-    "test_config": (lambda value: isinstance(value, dict), "a mapping"),
+    "test_config": (_is_views, "a mapping of options with scales up to 16 and windows up to 65536"),
     "sha256": (lambda value: isinstance(value, dict) and all(map(_is_text, value.values())), "a mapping of files to texts"),
 }  # fmt: skip
 
