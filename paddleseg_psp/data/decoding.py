@@ -151,8 +151,9 @@ def _typed(image, tags):
 
 
 def _array(path):
-    with open(path, "rb"):  # raises OSError
-        pass
+    with open(path, "rb") as file:
+        start = file.read(8)
+    _require(start[6:7] in (b"", b"\1"), "it is damaged, or a .npy file of a version that is for tables; numpy.save writes 1.0")
     try:
         return np.array(np.lib.format.open_memmap(path, mode="r"))  # which notices what is larger than the file
     except Exception as error:  # NumPy has many exceptions for broken headers

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 import numpy as np
@@ -16,6 +17,8 @@ from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path
 from paddleseg_psp.log import logger
 from paddleseg_psp.progress import track
+
+_CHUNK = 8  # files that a process gets at a time
 
 
 def make_labels(
@@ -38,8 +41,16 @@ def make_labels(
     """
     tasks = list(tasks)
     make = partial(_make_label, read=read, allowed=np.isin(np.arange(256), list(allowed)), palette=palette)
-    with ProcessPoolExecutor(max(1, processes)) as pool:
-        results = list(track(pool.map(make, tasks, chunksize=8), len(tasks), "[LABELS]"))
+    results: list = []
+    try:
+        with ProcessPoolExecutor(max(1, processes)) as pool:
+            for result in track(pool.map(make, tasks, chunksize=_CHUNK), len(tasks), "[LABELS]"):
+                results.append(result)
+    except BrokenProcessPool:  # SciPy crashes on some broken .mat files
+        raise UserError(
+            f"a process that made labels was killed, at {tasks[len(results)][0]} or at most {_CHUNK * max(1, processes)} files "
+            "later: by a damaged file or for want of memory, which fewer --num_workers save"
+        )
     problems = [result for result in results if isinstance(result, str)]
     if problems:
         raise UserError(f"{len(problems)} of {len(tasks)} labels could not be made: {problems[0]}")

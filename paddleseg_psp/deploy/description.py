@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
-from paddleseg_psp.errors import UserError
+from paddleseg_psp.errors import UserError, shown
 from paddleseg_psp.files import sha256
 
 _REQUIRED = ("model", "params", "transforms", "input_shape", "output_op")
-_LARGEST = 2**20  # bytes of a deploy.yaml; 65,536 class names are fewer
+_LARGEST = 2**17  # bytes of a deploy.yaml; thousands of class names and colours are fewer
 # Operators of Paddle's that reach files, programs or other machines, by the beginnings of their names. Segmentation has none.
 _REFUSED_OPERATORS = re.compile(r"(save|load|read|print|py|run_program|send|recv|c_|partial_|tensorrt|go$|listen_and_serv)")
 
@@ -70,11 +70,25 @@ _KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses merged mappings (<<), a few lines of which can mean more than memory holds."""
+    """Refuses a few lines that mean more than memory holds: aliases of aliases, numbers without end."""
 
-    def flatten_mapping(self, node):
-        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-            raise yaml.constructor.ConstructorError(None, None, "merged mappings (<<) are not taken", node.start_mark)
+    def get_single_node(self):
+        node = super().get_single_node()
+        if node is not None and self._size(node, {}) > 4 * _LARGEST:
+            raise ValueError("its aliases (*) mean more than a description says")
+        return node
+
+    def _size(self, node, sizes):
+        """Returns how many characters a node means, those of its aliases each time; an alias of itself has no end."""
+        if isinstance(node, yaml.ScalarNode):
+            if node.tag.endswith((":int", ":float")) and len(node.value) > 100:
+                raise ValueError(f"a number of more than 100 digits{node.start_mark}")
+            return 1 + len(node.value)
+        if node not in sizes:
+            sizes[node] = float("inf")
+            parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+            sizes[node] = 1 + sum(self._size(part, sizes) for part in parts)
+        return sizes[node]
 
 
 def read_description(path: str) -> dict:
@@ -91,8 +105,8 @@ def read_description(path: str) -> dict:
         missing = [key for key in _REQUIRED if key not in description]
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name the folder or the deploy.yaml that export.py wrote")
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no deploy.yaml of export.py: {type(error).__name__}: {' '.join(str(error).split())}")
+    except Exception as error:  # PyYAML has many for broken values
+        raise UserError(f"{path} is no deploy.yaml of export.py: {type(error).__name__}: {shown(' '.join(str(error).split()))}")
     if missing or not isinstance(description, dict):
         raise UserError(f"{path} is no deploy.yaml of export.py: it lacks {', '.join(missing or _REQUIRED)}")
     for key, (check, allowed) in _KEYS.items():

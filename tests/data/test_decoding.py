@@ -291,7 +291,8 @@ def test_arrays(tmp_path):
         np.save(file, SCENE)
     np.testing.assert_array_equal(read_image(str(path)), SCENE)
     whole = path.read_bytes()
-    for damaged in (whole[:-1], whole[:50], b"", whole.replace(b"}", b"{"), CHECKED["png"]):
+    larger = whole[:6] + b"\2\0" + (2**32 - 1).to_bytes(4, "little")  # a header that would take 4 GB
+    for damaged in (whole[:-1], whole[:50], b"", whole.replace(b"}", b"{"), CHECKED["png"], larger):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="image.NPY cannot be read"):
             read_image(str(path))

@@ -32,11 +32,12 @@ import traceback
 import cv2
 from PIL import Image
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path[:0] = [HERE, os.path.join(ROOT, "tools", "data")]
 from mutations import mutated  # noqa: E402
 from samples import hostile, valid  # noqa: E402
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FORMATS = {
     "pdparams": "a.pdparams",
     "pdopt": "a.pdopt",
@@ -49,9 +50,12 @@ FORMATS = {
     "image": "a.png",
     "npy": "a.npy",
     "label": "a.png",
+    "deploy": "deploy.yaml",
+    "labelme": "a.json",
+    "polygons": "a_gtFine_polygons.json",
 }
 SECONDS = 5
-_PIXELS = {"image", "label"}
+_PIXELS = {"image", "label", "labelme", "polygons"}
 _CHUNK, _SHARE = 3000, 12  # files of a format at a time, and formats of a process
 _SLACK = 16 * 2**20  # of the allocator, which takes memory in large pieces
 
@@ -181,11 +185,16 @@ def _content(kind, seed, number):
 
 def _reader(kind):
     """Returns what reads a file as a user of the package would."""
+    import convert_cityscapes
+    import labelme2seg
     from paddle import nn
 
+    from paddleseg_psp import registry
     from paddleseg_psp.convert.conversion import read_checkpoint
     from paddleseg_psp.convert.mmsegmentation_config import read_config
     from paddleseg_psp.data.decoding import read_image, read_label_values
+    from paddleseg_psp.deploy.description import read_description
+    from paddleseg_psp.engine.views import Views
     from paddleseg_psp.errors import UserError
     from paddleseg_psp.models.weights import load_weights, read_weights
 
@@ -218,7 +227,21 @@ def _reader(kind):
         if last:
             raise last
 
+    def deploy(path):
+        description = read_description(path)
+        Views.from_options(description.get("test_config") or {})
+        [registry.build_transform(spec, "transforms") for spec in description["transforms"]]
+
+    def annotation(read, path):
+        try:
+            read(path)
+        except Exception as error:  # as make_labels does
+            raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}")
+
     readers = {
+        "deploy": deploy,
+        "labelme": functools.partial(annotation, labelme2seg.Reader({"car": 1, "road": 2})),
+        "polygons": functools.partial(annotation, convert_cityscapes.read_label),
         "config": config,
         "note": note,
         "image": image,

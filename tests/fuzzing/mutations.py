@@ -161,6 +161,15 @@ _WORDS = [
     "1j",
     "@",
     ";",
+    "&a ",
+    "*a",
+    "<<: ",
+    "- ",
+    "? ",
+    "!!int ",
+    "!!python/name:os.system ",
+    "nan",
+    ".inf",
 ]
 
 
@@ -348,6 +357,9 @@ _BY_KIND = {
     "safetensors": _of_safetensors,
     "config": _of_text,
     "note": _of_json,
+    "deploy": _of_text,
+    "labelme": _of_json,
+    "polygons": _of_json,
     "image": _of_image,
     "label": _of_image,
 }

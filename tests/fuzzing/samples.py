@@ -1,5 +1,6 @@
 """Small valid files of each format, and hostile ones built byte by byte; what the fuzzer begins with."""
 
+import base64
 import functools
 import io
 import json
@@ -26,6 +27,21 @@ img_norm_cfg = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
 lr_config = {'policy': "poly", 'power': 0.9, 'min_lr': 1e-4, 'by_epoch': False}
 text = '''several
 lines'''
+"""
+DEPLOY = """Deploy:
+  model: model.json
+  params: model.pdiparams
+  transforms:
+  - {type: Resize, target_size: [96, 64], interp: LINEAR}
+  - {type: Normalize, mean: [0.5, 0.5, 0.5], std: &std [0.5, 0.25, 0.5]}
+  input_shape: [-1, 3, -1, -1]
+  output_op: argmax
+  ignore_index: 255
+  test_config: {is_slide: true, crop_size: [96, 64], stride: [64, 32], aug_eval: true, scales: [0.75, 1.5]}
+  class_names: [road, car]
+  palette: [[128, 64, 128], [0, 0, 142]]
+  sha256: {model.json: 0a}
+  multiply_adds_per_pixel: 1000
 """
 
 
@@ -140,7 +156,26 @@ def valid():
             _encoded("GIF", palette),
             _encoded("TIFF", Image.fromarray(np.zeros((5, 7), "f4"))),
         ],
+        "deploy": [DEPLOY.encode()],
+        "labelme": [json.dumps(_labelme(grey)).encode()],
+        "polygons": [json.dumps(_polygons()).encode()],
     }
+
+
+def _polygons():
+    names = ["road", "car", "cargroup", "license plate", "out of roi"]
+    corners = [[1, 2], [8, 6.25], [3, 7], [0, 4]]
+    return {"imgWidth": 13, "imgHeight": 9, "objects": [{"label": name, "polygon": corners, "deleted": 0} for name in names]}
+
+
+def _labelme(image):
+    kinds = {"polygon": 3, "rectangle": 2, "circle": 2, "line": 2, "linestrip": 3, "point": 1, "points": 2, "rotation": 4}
+    points = [[1.5, 2], [8, 6.25], [3, 7], [0, 4]]
+    shapes = [{"label": "car", "shape_type": kind, "points": points[:count]} for kind, count in kinds.items()]
+    mask = base64.b64encode(_encoded("PNG", image.crop((0, 0, 4, 3)))).decode()
+    shapes.append({"label": "road", "shape_type": "mask", "points": [[2, 3], [5, 5]], "mask": mask})
+    picture = base64.b64encode(_encoded("PNG", image)).decode()
+    return {"shapes": shapes, "imageWidth": 13, "imageHeight": 9, "imagePath": "a.png", "imageData": picture}
 
 
 def _name(module, name):
@@ -478,12 +513,95 @@ def _notes():
 def _npy():
     npy = valid()["npy"][0]
     return {
+        "a large header": npy[:6] + b"\2\0\xf0\xff\xff\xff" + npy[10:],
         "a huge shape": npy.replace(b"(9, 13, 3), }", b"(99999999999,)"),
         "objects": npy.replace(b"'|u1'", b"'|O' "),
         "nested": npy[:10] + b"(" * 118,
         "negative": npy.replace(b"(9, 13, 3)", b"(-9,-13, 3"),
         "a large shape": npy.replace(b"(9, 13, 3), }", b"(9999999, 999)}"),
     }
+
+
+def _deploy():
+    aliases = "a0: &a0 [x, x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
+    merged = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 60))
+    wide = "a: &a [" + "0," * 60000 + "]\nb: &b [" + "*a," * 60000 + "]\n"
+    texts = {
+        "brackets": "[" * 100000,
+        "mappings": "{" * 100000,
+        "blocks": "- " * 100000,
+        "keys": "? " * 100000,
+        "quotes": "'" * 999999,
+        "an alias of itself": "Deploy: &a {model: *a, params: *a}",
+        "aliases": aliases + DEPLOY.replace("argmax", "*a59"),
+        "aliases in transforms": aliases + DEPLOY.replace("0.5", "*a59"),
+        "aliases in views": aliases + DEPLOY.replace("1.5", "*a59"),
+        "wide transforms": wide + DEPLOY.replace("[0.5, 0.5, 0.5]", "*b"),
+        "wide names": wide + DEPLOY.replace("[road, car]", "*b"),
+        "merged": merged + "Deploy: *a59",
+        "digits": DEPLOY.replace("255", "9" * 500000),
+        "hexadecimal digits": DEPLOY.replace("255", "0x" + "9" * 500000),
+        "sexagesimal digits": DEPLOY.replace("255", "1" + ":59" * 300000),
+        "a long float": DEPLOY.replace("255", "1" * 500000 + ".5"),
+        "a binary": DEPLOY.replace("255", "!!binary " + "A" * 500000),
+        "a set": DEPLOY.replace("255", "!!set {" + "".join(f"? {n}\n" for n in range(50000)) + "}"),
+        "pairs": DEPLOY.replace("255", "!!pairs [" + "a: 1," * 100000 + "]"),
+        "many documents": "---\n" * 200000,
+        "python": DEPLOY.replace("255", "!!python/object/apply:os.system [true]"),
+        "evaluates": DEPLOY.replace("Normalize", "eval"),
+        "long": "# " + "x" * 30000000,
+        "many names": DEPLOY.replace("[road, car]", "[" + "a," * 200000 + "]"),
+        "colliding keys": "{" + ",".join(f"{n * (2**61 - 1)}: 1" for n in range(20000)) + "}",
+        "a date": DEPLOY.replace("255", "2001-99-99"),
+        "a control character": DEPLOY.replace("argmax", '"\\e[31m\\n"'),
+        "a date and time": DEPLOY.replace("255", "0001-01-01 00:00:00+99:99"),
+    }
+    return {what: text.encode() for what, text in texts.items()}
+
+
+def _annotations():
+    content = _labelme(Image.new("L", (13, 9)))
+    large = _encoded("PNG", Image.new("L", (13, 9)))
+    large = base64.b64encode(large[:16] + struct.pack(">II", 2**30, 2**30) + large[24:]).decode()
+    polygon = {"label": "car", "points": [[0, 0], [1e300, 5], [5, -1e300]]}
+    shapes = {
+        "far": [polygon],
+        "not finite": [{**polygon, "points": [[float("nan"), 0], [float("inf"), 1], [2, 2]]}],
+        "a large circle": [{"label": "car", "shape_type": "circle", "points": [[0, 0], [2**31, 2**31]]}],
+        "a huge circle": [{"label": "car", "shape_type": "circle", "points": [[0, 0], [1e308, 1e308]]}],
+        "a long line": [{"label": "car", "shape_type": "line", "points": [[-1e9, 0], [1e9, 1e9]]}],
+        "a huge line": [{"label": "car", "shape_type": "linestrip", "points": [[-1e300, 0], [1e300, 1e300]]}],
+        "many points": [{**polygon, "points": [[n % 13, n % 9] for n in range(100000)]}],
+        "many shapes": [{**polygon, "points": [[0, 0], [9, 9], [0, 9]]}] * 30000,
+        "a huge mask": [{**content["shapes"][-1], "mask": large}],
+        "a mask far away": [{**content["shapes"][-1], "points": [[-1e9, -1e9], [1e9, 1e9]]}],
+        "a point far away": [{"label": "car", "shape_type": "point", "points": [[1e30, -1e30]]}],
+    }
+    texts = {what: json.dumps({**content, "shapes": found}) for what, found in shapes.items()}
+    texts["nested"] = "[" * 1000000
+    texts["digits"] = json.dumps(content).replace("13", "9" * 1000000)
+    texts["a huge image"] = json.dumps({**content, "imageWidth": None, "imageData": large})
+    texts["huge sizes"] = json.dumps({**content, "imageWidth": 1e308, "imageHeight": 1e308})
+    texts["a large image"] = json.dumps({**content, "imageWidth": 2**15, "imageHeight": 2**14})
+    texts["an image elsewhere"] = json.dumps(
+        {**content, "imageWidth": None, "imageData": None, "imagePath": "../\n/etc/passwd"}
+    )
+    texts["many"] = '{"shapes": [' + "[]," * 5000000 + "[]]}"
+    return {what: text.encode() for what, text in texts.items()}
+
+
+def _city():
+    content, polygon = _polygons(), {"label": "car", "polygon": [[0, 0], [1e300, 5], [5, -1e300]]}
+    objects = {
+        "far": [polygon],
+        "not finite": [{**polygon, "polygon": [[float("nan"), 0], [float("inf"), 1], [2, 2]]}],
+        "high": [{**polygon, "polygon": [[0, -1e9], [9, 1e9], [3, 1e9]]}],
+        "many points": [{**polygon, "polygon": [[n % 13, n % 9] for n in range(100000)]}],
+        "texts": [{**polygon, "polygon": ["ab", "cd", "ef"]}],
+    }
+    texts = {what: json.dumps({**content, "objects": found}) for what, found in objects.items()}
+    texts["a long name"] = json.dumps({**content, "objects": [{**polygon, "label": "\x1b[31m\n" * 10000}]})
+    return {what: text.encode() for what, text in texts.items()}
 
 
 def _images():
@@ -501,6 +619,9 @@ _HOSTILE = {
     "note": _notes,
     "npy": _npy,
     "image": _images,
+    "deploy": _deploy,
+    "labelme": _annotations,
+    "polygons": _city,
 }
 
 

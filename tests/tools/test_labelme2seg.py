@@ -162,6 +162,11 @@ def test_masks_reach_as_far_as_their_corners(convert):
         (shape(None, "point", (0, 0)), "shape 2: its label is None, no name of a class"),
         ({"points": [[0, 0]], "shape_type": "point"}, "shape 2: its label is None, no name of a class"),
         (shape(" ", "point", (0, 0)), "shape 2: its label is ' ', no name of a class"),
+        (shape("a\x1b[2J", "point", (0, 0)), "shape 2: its label is 'a\\x1b[2J', no name of a class"),
+        (
+            shape("leaf", "circle", (0, 0), (2**32, 5)),
+            "shape 2 (leaf): its points are not finite, or farther away than 1048576",
+        ),
     ],
 )
 def test_shapes_that_cannot_be_drawn(convert, wrong, words):

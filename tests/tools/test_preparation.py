@@ -14,6 +14,7 @@ from PIL import Image
 from real_layouts import make_ade, make_cityscapes, make_voc
 
 from paddleseg_psp.data import ADE20K, CheckedDataset, Cityscapes, PascalVOC
+from paddleseg_psp.data.preparation import make_labels
 from paddleseg_psp.errors import UserError
 
 # The official table, written out: label id, train id.
@@ -151,3 +152,15 @@ def test_ade20k(ade):
         CheckedDataset(dataset).read(0)
     with pytest.raises(UserError, match="there is no image"):
         ADE20K([], str(root), "val")
+
+
+def killed(source):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_while_it_makes_labels(tmp_path):
+    """As by a .mat that SciPy crashes on, or for want of memory."""
+    tasks = [(str(tmp_path / f"{index}.mat"), str(tmp_path / f"{index}.png")) for index in range(3)]
+    with pytest.raises(UserError, match=f"a process that made labels was killed, at {tasks[0][0]} or at most 16 files later"):
+        make_labels(tasks, killed, range(2), 2)
+    assert not os.listdir(tmp_path)

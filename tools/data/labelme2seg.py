@@ -25,6 +25,7 @@ from paddleseg_psp.log import logger
 
 BACKGROUND, IGNORED = "_background_", "__ignore__"  # as labelme calls them
 IGNORE_INDEX = 255
+FARTHEST = 2**20  # pixels; Pillow goes through each row of a circle, in the image or not
 LINE_WIDTH, POINT_RADIUS = 10, 5  # as labelme draws them
 POINTS = {  # how many each kind of shape has; X-AnyLabeling writes rotations, and rectangles by four corners
     "polygon": (3, math.inf), "rectangle": (2, 4), "oriented_rectangle": (4, 4), "rotation": (4, 4), "circle": (2, 2),
@@ -81,8 +82,8 @@ def _points(shape, kind):
     if not fewest <= len(points) <= most:
         limit = fewest if most == fewest else f"{fewest} or more" if most == math.inf else f"{fewest} to {most}"
         raise ValueError(f"a {kind} takes {limit} points, not {len(points)}")
-    if not np.isfinite(points).all():
-        raise ValueError("its points are not finite")
+    if not (np.abs(points) <= FARTHEST).all():  # not a number, too
+        raise ValueError(f"its points are not finite, or farther away than {FARTHEST} pixels")
     return points
 
 
@@ -105,9 +106,10 @@ def _mask(shape, points, largest):
 def _name(shape):
     """Returns the class of a shape without blanks around it. Raises ValueError if it has none."""
     label = shape.get("label")
-    if not isinstance(label, str) or not label.strip():
-        raise ValueError(f"its label is {label!r}, no name of a class")
-    return " ".join(label.split())
+    name = " ".join(label.split()) if isinstance(label, str) else ""
+    if not name or not name.isprintable():
+        raise ValueError(f"its label is {label!r:.80}, no name of a class")
+    return name
 
 
 def _size(content, path):
