@@ -205,7 +205,8 @@ def _reader(kind):
         load_weights(layer, path)
 
     def checkpoint(path):
-        _, meta = read_checkpoint(path)
+        arrays, meta = read_checkpoint(path)
+        [array.copy() for array in arrays.values()]
         str(meta), read_config(meta.get("cfg"))
 
     def config(path):
@@ -213,7 +214,6 @@ def _reader(kind):
             str(read_config(file.read()))
 
     def note(path):
-        load_weights(layer, "beside.pdparams") if os.path.exists("model.pdparams") else None
         read_weights("model.pdparams")
 
     def image(path):

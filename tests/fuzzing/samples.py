@@ -314,6 +314,8 @@ def _pickles():
         "a list in itself": b"]\x94h\x00a",
         "a dict in itself": b"}q\x05" + _text(b"a") + b"h\x05s",
         "doubled lists": b"]" + b"".join(b"q" + bytes([n]) + b"]h" + bytes([n]) + b"ah" + bytes([n]) + b"a" for n in range(60)),
+        "doubled lists, not deep": b"]"
+        + b"".join(b"q" + bytes([n]) + b"]h" + bytes([n]) + b"ah" + bytes([n]) + b"a" for n in range(40)),
         "doubled tuples": b")" + b"".join(b"q" + bytes([n]) + b"h" + bytes([n]) + b"\x86" for n in range(60)),
         "doubled keys": b"}" + b")" + b"".join(b"q" + bytes([n]) + b"h" + bytes([n]) + b"\x86" for n in range(60)) + b"Ns",
         "a long text many times": _text(b"x" * 100000) + b"q\x01]r\x02\0\0\0(" + b"h\x01" * 100000 + b"e",
@@ -402,12 +404,26 @@ def _paddle():
     }
 
 
+_NESTED = (
+    "lists in lists",
+    "tuples in tuples",
+    "a list in itself",
+    "doubled lists",
+    "doubled lists, not deep",
+    "doubled tuples",
+    "a long text many times",
+    "a list many times",
+)
+
+
 def _torch():
     values, zeros = np.ones(4, "f4").tobytes(), bytes(30000000)
     tensor = _weights(_tensor_of(b"K\x04", b"K\x00", b"K\x04\x85", b"K\x01\x85"))
     whole = _archive(tensor, _0=values)
     directory, beyond = whole.index(b"PK\x01\x02"), struct.pack("<I", 0x7FFFFFF0)
+    described = b"\x80\x02}(" + _text(b"w") + tensor[9:-2] + _text(b"meta") + b"}" + _text(b"a")
     return {
+        **{f"{what} beside weights": _archive(described + b"(" + _pickles()[what] + b"lsu.", _0=values) for what in _NESTED},
         **{what: _archive(_weights(value)) for what, value in _pickles().items()},
         **{what: _archive(_weights(value), _0=values) for what, value in _torch_tensors().items()},
         "a compressed storage": _archive(tensor, zipfile.ZIP_DEFLATED, _0=zeros),
@@ -439,6 +455,7 @@ def _checkpoints():
         "dimensions without end": _mindspore(b"w", b"Float32", (1,) * 300000, b"\0" * 4),
         "empty values": b"\x0a\x00" * 1000000,
         "values without end": _mindspore(b"w", b"Float32", (1,), b"\0" * 4) * 100000,
+        "tensors without end": b"".join(_mindspore(b"%d" % n, b"Bool", (), b"\0") for n in range(400000)),
         "another length": b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f",
         "lines in a name": _mindspore(b"a\n\x1b[31mb", b"Float32", (3,), b"\0" * 4),
         "no type": b"\x0a\x05\x0a\x01w\x12\x00",
@@ -525,13 +542,13 @@ def _npy():
 def _deploy():
     aliases = "a0: &a0 [x, x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
     merged = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 60))
-    wide = "a: &a [" + "0," * 60000 + "]\nb: &b [" + "*a," * 60000 + "]\n"
+    wide = "a: &a [" + "0," * 30000 + "]\nb: &b [" + "*a," * 20000 + "]\n"
     texts = {
         "brackets": "[" * 100000,
         "mappings": "{" * 100000,
         "blocks": "- " * 100000,
         "keys": "? " * 100000,
-        "quotes": "'" * 999999,
+        "quotes": "'" * 99999,
         "an alias of itself": "Deploy: &a {model: *a, params: *a}",
         "aliases": aliases + DEPLOY.replace("argmax", "*a59"),
         "aliases in transforms": aliases + DEPLOY.replace("0.5", "*a59"),
@@ -539,19 +556,19 @@ def _deploy():
         "wide transforms": wide + DEPLOY.replace("[0.5, 0.5, 0.5]", "*b"),
         "wide names": wide + DEPLOY.replace("[road, car]", "*b"),
         "merged": merged + "Deploy: *a59",
-        "digits": DEPLOY.replace("255", "9" * 500000),
-        "hexadecimal digits": DEPLOY.replace("255", "0x" + "9" * 500000),
-        "sexagesimal digits": DEPLOY.replace("255", "1" + ":59" * 300000),
-        "a long float": DEPLOY.replace("255", "1" * 500000 + ".5"),
-        "a binary": DEPLOY.replace("255", "!!binary " + "A" * 500000),
-        "a set": DEPLOY.replace("255", "!!set {" + "".join(f"? {n}\n" for n in range(50000)) + "}"),
-        "pairs": DEPLOY.replace("255", "!!pairs [" + "a: 1," * 100000 + "]"),
-        "many documents": "---\n" * 200000,
+        "digits": DEPLOY.replace("255", "9" * 99999),
+        "hexadecimal digits": DEPLOY.replace("255", "0x" + "9" * 99999),
+        "sexagesimal digits": DEPLOY.replace("255", "1" + ":59" * 40000),
+        "a long float": DEPLOY.replace("255", "1" * 99999 + ".5"),
+        "a binary": DEPLOY.replace("255", "!!binary " + "A" * 99999),
+        "a set": DEPLOY.replace("255", "!!set {" + "".join(f"? {n}\n" for n in range(9999)) + "}"),
+        "pairs": DEPLOY.replace("255", "!!pairs [" + "a: 1," * 20000 + "]"),
+        "many documents": "---\n" * 30000,
         "python": DEPLOY.replace("255", "!!python/object/apply:os.system [true]"),
         "evaluates": DEPLOY.replace("Normalize", "eval"),
         "long": "# " + "x" * 30000000,
-        "many names": DEPLOY.replace("[road, car]", "[" + "a," * 200000 + "]"),
-        "colliding keys": "{" + ",".join(f"{n * (2**61 - 1)}: 1" for n in range(20000)) + "}",
+        "many names": DEPLOY.replace("[road, car]", "[" + "a," * 60000 + "]"),
+        "colliding keys": "{" + ",".join(f"{n * (2**61 - 1)}: 1" for n in range(5000)) + "}",
         "a date": DEPLOY.replace("255", "2001-99-99"),
         "a control character": DEPLOY.replace("argmax", '"\\e[31m\\n"'),
         "a date and time": DEPLOY.replace("255", "0001-01-01 00:00:00+99:99"),
@@ -567,7 +584,7 @@ def _annotations():
     shapes = {
         "far": [polygon],
         "not finite": [{**polygon, "points": [[float("nan"), 0], [float("inf"), 1], [2, 2]]}],
-        "a large circle": [{"label": "car", "shape_type": "circle", "points": [[0, 0], [2**31, 2**31]]}],
+        "a large circle": [{"label": "car", "shape_type": "circle", "points": [[1, 2**32 - 1], [8, 6]]}],
         "a huge circle": [{"label": "car", "shape_type": "circle", "points": [[0, 0], [1e308, 1e308]]}],
         "a long line": [{"label": "car", "shape_type": "line", "points": [[-1e9, 0], [1e9, 1e9]]}],
         "a huge line": [{"label": "car", "shape_type": "linestrip", "points": [[-1e300, 0], [1e300, 1e300]]}],

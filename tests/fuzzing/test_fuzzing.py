@@ -2,17 +2,19 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 from helpers import ROOT
 
-FUZZER = os.path.join(ROOT, "tests", "fuzzing", "fuzz.py")
+FUZZER = os.path.join("tests", "fuzzing", "fuzz.py")
 
 
-def fuzz(*arguments, **options):
-    process = subprocess.run([sys.executable, FUZZER, *map(str, arguments)], capture_output=True, text=True, **options)
+def fuzz(*arguments, root=ROOT, **options):
+    command = [sys.executable, os.path.join(root, FUZZER), *map(str, arguments)]
+    process = subprocess.run(command, capture_output=True, text=True, **options)
     assert process.stdout, process.stderr
     report = json.loads(process.stdout)
     print({key: value for key, value in report.items() if key != "findings"})
@@ -56,3 +58,51 @@ def test_the_fuzzer_finds_what_a_reader_should_not_do(tmp_path):
     assert len(found) == len(FAULTS), found
     for _, said in FAULTS.values():
         assert any(said in what for what in found), (said, found)
+
+
+PICKLES, TORCH = "paddleseg_psp/models/pickles.py", "paddleseg_psp/convert/torch_files.py"
+CONFIGURATIONS, BUNDLES = "paddleseg_psp/convert/mmsegmentation_config.py", "paddleseg_psp/deploy/description.py"
+MENDS = {  # what a reader takes care of: (the formats, file, text, what it would be without that care)
+    "names": ("pdparams", PICKLES, "else refuse(module, name)", "else getattr(__import__(module), name)"),
+    "lengths": ("pdparams", PICKLES, "count > self._left", "False"),
+    "operations": ("pdparams", PICKLES, "count > most", "False"),
+    "values shared": ("pdparams", PICKLES, "id(value) not in known", "True"),
+    "values together": ("pth", PICKLES, "parts < 0 or size < 0", "False"),
+    "keys of equal hashes": ("pdparams", PICKLES, "abs(key) < _LARGEST_KEY", "True"),
+    "views": ("pth", TORCH, "self._count and last >= most", "False"),
+    "compressed archives": ("pth", TORCH, "entry.compress_type != zipfile.ZIP_STORED or", "False and"),
+    "overlapping entries": ("pth", TORCH, "sum(entry.file_size for entry in entries) > size", "False"),
+    "storages": ("stream", TORCH, "left < 0", "False"),
+    "many tensors": ("ckpt", "paddleseg_psp/convert/mindspore_files.py", '"tensors": 2**15', '"tensors": 2**30'),
+    "headers": ("safetensors", "paddleseg_psp/models/weights.py", "_HEADER = 2**22", "_HEADER = 2**62"),
+    "notes": ("note", "paddleseg_psp/models/weights.py", "_NOTE = 2**20", "_NOTE = 2**30"),
+    "Python's parser": ("config", CONFIGURATIONS, "and _is_simple(text)", ""),
+    "what a configuration gives": ("config", CONFIGURATIONS, "left = require_bounded(value, *left)", "pass"),
+    "aliases": ("deploy", BUNDLES, "self._size(node, {}) > 4 * _LARGEST", "self._size(node, {}) is None"),
+    "digits": ("deploy", BUNDLES, "len(node.value) > 100", "False"),
+    "long descriptions": ("deploy", BUNDLES, "_LARGEST = 2**17", "_LARGEST = 2**27"),
+    "headers of arrays": ("npy", "paddleseg_psp/data/decoding.py", 'start[6:7] in (b"", b"\\1")', "True"),
+    "shapes of arrays": (
+        "npy",
+        "paddleseg_psp/data/decoding.py",
+        'open_memmap(path, mode="r")',
+        'read_array(open(path, "rb"))',
+    ),
+    "points far away": ("labelme", "tools/data/labelme2seg.py", "FARTHEST = 2**20", "FARTHEST = 2**62"),
+    "names of classes": ("labelme", "tools/data/labelme2seg.py", "not name.isprintable()", "False"),
+    "messages": ("safetensors", "paddleseg_psp/errors.py", "ascii(text[:200])[1:-1]", "text"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mend", MENDS)
+def test_the_fuzzer_finds_what_was_mended(tmp_path, mend):
+    """In a copy of the package that lacks one of the checks."""
+    kind, path, text, without = MENDS[mend]
+    for folder in ("paddleseg_psp", "tests/fuzzing", "tests/golden", "tools/data"):
+        shutil.copytree(os.path.join(ROOT, folder), tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    source = (tmp_path / path).read_text()
+    assert source.count(text) == 1
+    (tmp_path / path).write_text(source.replace(text, without))
+    report = fuzz("--format", kind, "--count", 100, "--jobs", 1, root=tmp_path, env={**os.environ, "PYTHONPATH": ""})
+    assert report["findings"]
