@@ -289,9 +289,13 @@ def _classes(meta, number):
     found = (meta.get("CLASSES") or dataset.get("classes"), meta.get("PALETTE") or dataset.get("palette"))
     names, colors = (list(item) if isinstance(item, (list, tuple)) and len(item) == number else None for item in found)
     return (
-        names if names and all(isinstance(name, str) and len(name) <= _LONGEST_NAME for name in names) else None,
+        names if names and all(map(_is_name, names)) else None,
         [list(color) for color in colors] if colors and all(map(_is_color, colors)) else None,
     )
+
+
+def _is_name(value):
+    return isinstance(value, str) and len(value) <= _LONGEST_NAME and value.isprintable()
 
 
 def _is_color(value):
