@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def _checked(content):
     return content[:end]
 
 
-def _fields(message: memoryview, what: str) -> Iterator[tuple[int, int | memoryview]]:
+def _fields(message: memoryview, what: str) -> Iterator[tuple[int, Any]]:
     """Yields the number and value of each field of a message: a natural number, or bytes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the configuration text in a checkpoint of mmsegmentation may say: options of the kinds that belong there, nothing else."""
+"""What the configuration text in a checkpoint of mmsegmentation may say: options of the kinds that belong there."""
 
 import numpy as np
 import pytest
