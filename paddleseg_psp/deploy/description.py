@@ -7,8 +7,10 @@ folder, and its graphs have no operators that read or write other files.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +23,10 @@ _REQUIRED = ("model", "params", "transforms", "input_shape", "output_op")
 _LARGEST = 2**17  # bytes of a deploy.yaml; thousands of class names and colours are fewer
 # Operators of Paddle's that reach files, programs or other machines, by the beginnings of their names. Segmentation has none.
 _REFUSED_OPERATORS = re.compile(r"(save|load|read|print|py|run_program|send|recv|c_|partial_|tensorrt|go$|listen_and_serv)")
+
+_BYTES = {  # of a parameter's numbers
+    "BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "FP16": 2, "BF16": 2, "INT32": 4, "FP32": 4, "INT64": 8, "FP64": 8,
+}  # fmt: skip
 
 
 def _is_text(value):
@@ -160,6 +166,26 @@ def _operators(path):
         return {operator.type for block in Program.parse_from_string(content).blocks for operator in block.ops}
     except Exception as error:  # of Paddle's own reader, too
         raise UserError(f"{path} is no graph: {' '.join(str(error).split())[:200]}")
+
+
+def require_whole_parameters(path: str) -> None:
+    """Raises UserError for a file of parameters that claims other sizes than it has, which Paddle would take memory for."""
+    from paddle.base.proto.framework_pb2 import VarType
+
+    sizes = {number: _BYTES[name] for name, number in VarType.Type.items() if name in _BYTES}
+    left = os.path.getsize(path)
+    try:
+        with open(path, "rb") as file:
+            while left > 0:
+                _, levels, _, length = struct.unpack("<IQIi", file.read(20))  # versions, levels of LoD, of a description
+                kind = VarType.TensorDesc.FromString(file.read(length) if 0 < length < 1000 else b"")
+                size = sizes[kind.data_type] * math.prod(kind.dims)
+                left -= 20 + length + size
+                if levels or left < 0 or not all(0 <= side < 2**40 for side in kind.dims):
+                    raise ValueError("a tensor reaches beyond it")
+                file.seek(size, os.SEEK_CUR)
+    except Exception as error:  # of protobuf's many
+        raise UserError(f"{path} has no whole parameters ({type(error).__name__}: {shown(error)}); export it again")
 
 
 def require_own_values(path: str) -> None:

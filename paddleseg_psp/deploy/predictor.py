@@ -16,7 +16,13 @@ from paddleseg import transforms as T
 from paddleseg_psp import registry
 from paddleseg_psp.data import read_image
 from paddleseg_psp.data.reference_transforms import PadShortSides, SwapRedAndBlue
-from paddleseg_psp.deploy.description import bundle_file, read_description, require_own_values, require_plain_graph
+from paddleseg_psp.deploy.description import (
+    bundle_file,
+    read_description,
+    require_own_values,
+    require_plain_graph,
+    require_whole_parameters,
+)
 from paddleseg_psp.deploy.sessions import OnnxSession, OpenVinoSession, PaddleSession, Session
 from paddleseg_psp.deploy.timing import Stopwatch
 from paddleseg_psp.engine.views import NumpyArrays, Views, restored
@@ -65,6 +71,7 @@ def load_predictor(
     if backend == "paddle":
         graph, parameters = (bundle_file(folder, description, key) for key in ("model", "params"))
         require_plain_graph(graph)
+        require_whole_parameters(parameters)
         _load_operators(graph, folder, description, trust_operators)
         session: Session = PaddleSession(graph, parameters, device, threads or processors(), onednn)
     else:

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import shutil
+import struct
 
 import numpy as np
 import onnx
@@ -231,6 +232,33 @@ def test_graphs_that_read_files(bundle, tmp_path):
     assert "OUTPUT b'the secret'" in run_python(["-c", RUN, bundle]).stdout
     with pytest.raises(UserError, match="model.json has the operators read_file, which no network needs: do not trust it"):
         load_predictor(str(bundle))
+
+
+def test_parameters_that_claim_other_sizes(bundle):
+    """Paddle Inference takes memory for what a file claims, until the machine has none."""
+    content = (bundle / "model.pdiparams").read_bytes()
+    start = struct.pack("<IQIi", 0, 0, 0, 4) + bytes([8, 5, 16])  # a tensor of float32, and its first dimension
+    assert content.startswith(start)
+    length = content[len(start)]
+    wrong = {
+        "a large dimension": start[:16]
+        + struct.pack("<i", 8)
+        + start[20:]
+        + b"\xff\xff\xff\xff\x0f"
+        + content[len(start) + 1 :],
+        "a negative one": start[:16] + struct.pack("<i", 13) + start[20:] + b"\xff" * 9 + b"\1" + content[len(start) + 1 :],
+        "one less": start + bytes([length - 1]) + content[len(start) + 1 :],
+        "another type": content.replace(bytes([8, 5]), bytes([8, 7]), 1),
+        "levels": content[:4] + b"\1" + content[5:],
+        "a long description": content[:16] + b"\xff\xff\xff\x7f" + content[20:],
+        "a negative description": content[:16] + b"\xff\xff\xff\xff" + content[20:],
+        "truncated": content[:-1],
+        "more": content + b"\0",
+    }
+    for values in wrong.values():
+        (bundle / "model.pdiparams").write_bytes(values)
+        with pytest.raises(UserError, match="model.pdiparams has no whole parameters"):
+            load_predictor(str(bundle))
 
 
 @pytest.mark.parametrize("name", ["1.save_combine", "pd_op.load_combine", "1.py_func", "1.pylayer", "1.print", "1.send_v2"])
