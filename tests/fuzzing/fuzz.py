@@ -1,6 +1,6 @@
 """Reads mutated files in a process of their own, and reports which of them crash, hang, take memory or do more than read.
 
-python tests/fuzzing/fuzz.py --count 1000000 --seed 7 --save_dir /tmp/findings
+python tests/fuzzing/fuzz.py --count 1000000 --seed 7 --save_dir findings
 
 runs for about an hour on two cores. First come the hostile files that were built by hand, then mutations of small valid files,
 which are functions of the seed, the format and a number; so a finding is repeated by
@@ -32,7 +32,7 @@ import traceback
 import cv2
 from PIL import Image
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+HERE = os.path.dirname(os.path.realpath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [HERE, os.path.join(ROOT, "tools", "data")]
 from mutations import mutated  # noqa: E402
