@@ -1,6 +1,7 @@
 """Trainings as processes: terminals that go, second trainings, kills."""
 
 import fcntl
+import functools
 import json
 import os
 import pty
@@ -24,7 +25,10 @@ def command(config, save_dir, *more):
 def start(*arguments, before=(), **options):
     """Starts a training as the leader of a session; its output is text in a pipe unless `options` say otherwise."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
-    return subprocess.Popen([*before, *command(*arguments)], cwd=ROOT, text=True, start_new_session=True, **options)
+    hears_the_terminal = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # if these tests run under nohup
+    return subprocess.Popen(
+        [*before, *command(*arguments)], cwd=ROOT, text=True, start_new_session=True, preexec_fn=hears_the_terminal, **options
+    )
 
 
 def read_until(process, words):

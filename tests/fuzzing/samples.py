@@ -603,7 +603,7 @@ def _annotations():
     texts["an image elsewhere"] = json.dumps(
         {**content, "imageWidth": None, "imageData": None, "imagePath": "../\n/etc/passwd"}
     )
-    texts["many"] = '{"shapes": [' + "[]," * 5000000 + "[]]}"
+    texts["many"] = '{"shapes": [' + "[]," * 1000000 + "[]]}"
     return {what: text.encode() for what, text in texts.items()}
 
 
