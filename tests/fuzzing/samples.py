@@ -582,6 +582,7 @@ def _annotations():
     large = base64.b64encode(large[:16] + struct.pack(">II", 2**30, 2**30) + large[24:]).decode()
     polygon = {"label": "car", "points": [[0, 0], [1e300, 5], [5, -1e300]]}
     shapes = {
+        "a name that clears the terminal": [{"label": "car\x1b[2J", "points": None}],
         "far": [polygon],
         "not finite": [{**polygon, "points": [[float("nan"), 0], [float("inf"), 1], [2, 2]]}],
         "a large circle": [{"label": "car", "shape_type": "circle", "points": [[1, 2**32 - 1], [8, 6]]}],

@@ -66,7 +66,7 @@ MENDS = {  # what a reader takes care of: (the formats, file, text, what it woul
     "names": ("pdparams", PICKLES, "else refuse(module, name)", "else getattr(__import__(module), name)"),
     "lengths": ("pdparams", PICKLES, "count > self._left", "False"),
     "operations": ("pdparams", PICKLES, "count > most", "False"),
-    "values shared": ("pdparams", PICKLES, "id(value) not in known", "True"),
+    "values shared": ("pth", PICKLES, "id(value) not in known", "True"),
     "values together": ("pth", PICKLES, "parts < 0 or size < 0", "False"),
     "keys of equal hashes": ("pdparams", PICKLES, "abs(key) < _LARGEST_KEY", "True"),
     "views": ("pth", TORCH, "self._count and last >= most", "False"),
