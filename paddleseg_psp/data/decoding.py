@@ -151,11 +151,13 @@ def _typed(image, tags):
 
 
 def _array(path):
-    with open(path, "rb") as file:
-        start = file.read(8)
-    _require(start[6:7] in (b"", b"\1"), "it is damaged, or a .npy file of a version that is for tables; numpy.save writes 1.0")
     try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+        _require(version == (1, 0), "its version of the format is for tables, whose headers have any size")
         return np.array(np.lib.format.open_memmap(path, mode="r"))  # which notices what is larger than the file
+    except OSError:
+        raise
     except Exception as error:  # NumPy has many exceptions for broken headers
         raise ValueError(f"it is damaged, or no .npy file: {error}")
 

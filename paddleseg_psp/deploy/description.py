@@ -23,7 +23,6 @@ _REQUIRED = ("model", "params", "transforms", "input_shape", "output_op")
 _LARGEST = 2**17  # bytes of a deploy.yaml; thousands of class names and colours are fewer
 # Operators of Paddle's that reach files, programs or other machines, by the beginnings of their names. Segmentation has none.
 _REFUSED_OPERATORS = re.compile(r"(save|load|read|print|py|run_program|send|recv|c_|partial_|tensorrt|go$|listen_and_serv)")
-
 _BYTES = {  # of a parameter's numbers
     "BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "FP16": 2, "BF16": 2, "INT32": 4, "FP32": 4, "INT64": 8, "FP64": 8,
 }  # fmt: skip
@@ -97,6 +96,10 @@ class _Loader(yaml.SafeLoader):
         return sizes[node]
 
 
+def _said(error):
+    return f"{type(error).__name__}: {shown(' '.join(str(error).split()))}"
+
+
 def read_description(path: str) -> dict:
     """Returns what a deploy.yaml says, as a dict whose known keys are of the kinds that belong there.
 
@@ -112,7 +115,7 @@ def read_description(path: str) -> dict:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name the folder or the deploy.yaml that export.py wrote")
     except Exception as error:  # PyYAML has many for broken values
-        raise UserError(f"{path} is no deploy.yaml of export.py: {type(error).__name__}: {shown(' '.join(str(error).split()))}")
+        raise UserError(f"{path} is no deploy.yaml of export.py: {_said(error)}")
     if missing or not isinstance(description, dict):
         raise UserError(f"{path} is no deploy.yaml of export.py: it lacks {', '.join(missing or _REQUIRED)}")
     for key, (check, allowed) in _KEYS.items():
@@ -165,7 +168,7 @@ def _operators(path):
 
         return {operator.type for block in Program.parse_from_string(content).blocks for operator in block.ops}
     except Exception as error:  # of Paddle's own reader, too
-        raise UserError(f"{path} is no graph: {' '.join(str(error).split())[:200]}")
+        raise UserError(f"{path} is no graph: {_said(error)}")
 
 
 def require_whole_parameters(path: str) -> None:
@@ -185,7 +188,7 @@ def require_whole_parameters(path: str) -> None:
                     raise ValueError("a tensor reaches beyond it")
                 file.seek(size, os.SEEK_CUR)
     except Exception as error:  # of protobuf's many
-        raise UserError(f"{path} has no whole parameters ({type(error).__name__}: {shown(error)}); export it again")
+        raise UserError(f"{path} has no whole parameters ({_said(error)}); export it again")
 
 
 def require_own_values(path: str) -> None:
@@ -199,7 +202,7 @@ def require_own_values(path: str) -> None:
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # of protobuf's many
-        raise UserError(f"{path} is no ONNX file: {' '.join(str(error).split())[:200]}")
+        raise UserError(f"{path} is no ONNX file: {_said(error)}")
     for tensor in _tensors(model, onnx.TensorProto):
         if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise UserError(f"{path} keeps values of {tensor.name or 'a constant'!r:.80} in another file: do not trust it")

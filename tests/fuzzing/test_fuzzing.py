@@ -81,7 +81,7 @@ MENDS = {  # what a reader takes care of: (the formats, file, text, what it woul
     "aliases": ("deploy", BUNDLES, "self._size(node, {}) > 4 * _LARGEST", "self._size(node, {}) is None"),
     "digits": ("deploy", BUNDLES, "len(node.value) > 100", "False"),
     "long descriptions": ("deploy", BUNDLES, "_LARGEST = 2**17", "_LARGEST = 2**27"),
-    "headers of arrays": ("npy", "paddleseg_psp/data/decoding.py", 'start[6:7] in (b"", b"\\1")', "True"),
+    "headers of arrays": ("npy", "paddleseg_psp/data/decoding.py", "version == (1, 0)", "True"),
     "shapes of arrays": (
         "npy",
         "paddleseg_psp/data/decoding.py",
