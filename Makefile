@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # What the demo's picture depends on.
-SOURCES := $(shell find configs deploy paddleseg_psp test_tipc/configs test_tipc/*.* tools *.py -type f -not -name '*.pyc' -not -path '*/_lib/*')
+SOURCES := $(shell find configs deploy dev/demo.sh paddleseg_psp test_tipc/configs test_tipc/*.* tools *.py -type f -not -name '*.pyc' -not -path '*/_lib/*')
 PICTURES := test_tipc/output/psanet/demo.png test_tipc/output/pspnet/demo.png
 
 # Most tests wait for other processes, so that two run at once even on two cores.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: setup demo demo-pspnet tipc docs test test-slow test-sanitizers clean
+.PHONY: setup demo demo-pspnet tipc docs style test test-slow test-sanitizers coverage clean
 
 setup: $(VENV)/.operator
 
@@ -23,7 +23,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml setup.py
 	$(VENV)/bin/pip install --quiet -r requirements.txt -e .
 	@touch $@
 
-$(VENV)/.operator: $(VENV)/.installed $(wildcard paddleseg_psp/ops/*.py paddleseg_psp/ops/psamask/csrc/*)
+$(VENV)/.operator: $(VENV)/.installed $(wildcard paddleseg_psp/ops/library/*.py paddleseg_psp/ops/psamask/csrc/*)
 	$(RUN) python -m paddleseg_psp.ops.build || echo "Going on without the compiled operator: plain Paddle operators replace it"
 	@touch $@
 
@@ -32,7 +32,7 @@ $(VENV)/.tested: $(VENV)/.installed requirements-dev.txt deploy/serving/requirem
 	@touch $@
 
 $(PICTURES): test_tipc/output/%/demo.png: $(VENV)/.operator $(SOURCES)
-	$(RUN) bash tools/demo.sh $* $@
+	$(RUN) bash dev/demo.sh $* $@
 
 demo: test_tipc/output/psanet/demo.png
 	@echo "The picture is $(CURDIR)/$<"
@@ -43,7 +43,7 @@ demo-pspnet: test_tipc/output/pspnet/demo.png
 
 # The documentation as a site, in build/site.
 docs: setup $(VENV)/.tested
-	$(RUN) python tools/make_reference.py
+	$(RUN) python dev/make_reference.py
 	$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 # The light chains of all models, whatever becomes of the others; those that failed or were cut off go on.
@@ -57,12 +57,29 @@ tipc: setup
 	[ -z "$$failed" ] || { echo "Error: the chains failed of$$failed"; exit 1; }; \
 	echo "The chains succeeded of $(MODELS)"
 
+# In an environment of its own, so that it needs no Paddle: the versions are pinned, and no release of theirs breaks the tests.
+STYLE := build/style
+$(STYLE)/.installed: requirements-style.txt
+	$(PYTHON) -m venv $(STYLE)
+	$(STYLE)/bin/pip install --quiet -r requirements-style.txt
+	@touch $@
+
+style: $(STYLE)/.installed
+	$(STYLE)/bin/ruff check .
+	$(STYLE)/bin/ruff format --check .
+	$(STYLE)/bin/mypy
+	git ls-files '*.h' '*.cc' '*.cu' | xargs $(STYLE)/bin/clang-format --dry-run -Werror
+
 test: setup $(VENV)/.tested
 	$(RUN) python -m pytest $(PARALLEL) -m "not slow"
 
 # Whole chains, killed trainings, the wheel, the tutorial.
 test-slow: setup $(VENV)/.tested
 	$(RUN) python -m pytest $(PARALLEL) -m slow
+
+# The share of lines that the fast tests run, child processes included.
+coverage: setup $(VENV)/.tested
+	$(RUN) python -m pytest $(PARALLEL) -m "not slow" --cov=paddleseg_psp --cov-report=term
 
 # The kernels under the thread, address and undefined-behaviour sanitizers; part of the tests too.
 test-sanitizers: setup $(VENV)/.tested

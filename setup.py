@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: PSANet's operator is compiled, and the repository's scripts and configurations come along."""
+"""What pyproject.toml cannot say: PSANet's operator is compiled, and the configurations come along."""
 
 import os
 import shutil
@@ -8,18 +8,15 @@ import sys
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("configs", "deploy", "tools")
-
 
 class Build(build_py):
     def run(self):
         super().run()
         if self.editable_mode:
             return
-        for folder in SHIPPED:
-            target = os.path.join(self.build_lib, "paddleseg_psp", "_shipped", folder)
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__"))
+        target = os.path.join(self.build_lib, "paddleseg_psp", "_configs")
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree("configs", target)
         # Compiled where the environment has paddle; elsewhere it will be on first use. pip builds in an isolated environment,
         # which PYTHONPATH makes so; paddle is in the one that is installed to.
         environment = {**os.environ, "PYTHONPATH": os.path.abspath(self.build_lib)}

@@ -1,6 +1,4 @@
-"""Train a network: python train.py --config configs/... --do_eval --use_vdl"""
-
-from paddleseg_psp.cli.train import main
+from paddleseg_psp.commands.train import main
 
 if __name__ == "__main__":
     main()

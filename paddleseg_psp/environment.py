@@ -1,7 +1,7 @@
-"""Settings that make paddle work and be fast on the CPU, applied when the package is imported.
+"""Settings that make paddle work and be fast on the CPU, applied when the package and paddle are imported.
 
 Paddle's CPU products go through a build of MKL that takes its slowest code path on AMD processors, and it uses one thread
-unless told otherwise (benchmarks/train_step.py measures what that costs). It and others make folders in the home when they are
+by default (dev/benchmarks/train_step.py measures what that costs). It and others make folders in the home when they are
 imported, which not every container has.
 """
 
@@ -14,6 +14,10 @@ import shutil
 import sys
 import tempfile
 import warnings
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
 
 from paddleseg_psp.files import can_be_made, read_if_there
 
@@ -33,7 +37,6 @@ _PADDLES = ".cache/paddle/dataset"
 
 _applied: dict[str, str] = {}
 _home: str | None = None  # what the temporary home stands in for
-paddle_error = None  # why paddle cannot be imported; a second attempt would give a misleading reason
 
 
 def mkl_code_path(cpu_info: str) -> str | None:
@@ -69,9 +72,7 @@ def _ensure_home():
 def configure() -> None:
     """Chooses MKL's code path and the number of threads, unless the user has set MKL_DEBUG_CPU_TYPE or OMP_NUM_THREADS.
 
-    A home that cannot be written is replaced.
-
-    Without paddle there is nothing to choose for: the module that needs it will say so, and the doctor what to do.
+    A home that cannot be written is replaced. Paddle itself is not imported; the number of threads is set as soon as it is.
     """
     for message in _SILENCED:
         warnings.filterwarnings("ignore", message=message)
@@ -81,16 +82,38 @@ def configure() -> None:
         _applied["MKL_DEBUG_CPU_TYPE"] = code_path
     users_threads = _users_threads()
     _ensure_home()
-    try:
-        import paddle
-    except Exception as error:  # an OSError, too: paddle makes a folder in the home
-        global paddle_error
-        paddle_error = error
-        return
     if users_threads is None:
-        paddle.base.core.set_num_threads(_cores())
-        _applied["threads"] = _cores()
-        os.environ.pop("OMP_NUM_THREADS", None)  # written by paddle; other processes would take it for the user's
+        if "paddle" in sys.modules:
+            _set_threads()
+        else:
+            sys.meta_path.insert(0, _PaddleFinder())
+
+
+class _PaddleFinder(MetaPathFinder):
+    """Sets the number of threads when Paddle has been imported: by environment variables it can be set for all or none."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
+        if name != "paddle":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec and spec.loader:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                _set_threads()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _set_threads():
+    from paddleseg_psp import paddle_internals  # which imports paddle
+
+    paddle_internals.set_threads(_cores())
+    _applied["threads"] = _cores()
+    os.environ.pop("OMP_NUM_THREADS", None)  # written by paddle; other processes would take it for the user's
 
 
 def _users_threads():

@@ -1,11 +1,25 @@
-"""The one exception whose message is meant for the user as it stands, and how it quotes files."""
+"""The exception whose message is for the user as it stands, how it quotes files, and what it suggests."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake the user can mend: the message says what is wrong, where, and what to do."""
+    """A mistake that the user can fix: the message says what is wrong, where, and what to do."""
 
 
 def shown(said: object) -> str:
     """Returns what a file says, or an error that has words of it, in a form that fits a line and changes no terminal."""
     text = str(said)
     return text if text.isprintable() and len(text) <= 200 else ascii(text[:200])[1:-1]
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Returns '; did you mean …?' with the nearest of the known names, or the list of them all if none is near."""
+    lower = {item.lower(): item for item in known}
+    near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.6)]
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; known are {', '.join(sorted(known))}"

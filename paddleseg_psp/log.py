@@ -58,7 +58,7 @@ class Tolerant:
             _told = True
             atexit.register(_drop_unwritten)
             with contextlib.suppress(*_FAILURES):  # nowhere is left to say it
-                print(f"Output is lost from here on, the work goes on: {error}", file=sys.stderr, flush=True)
+                print(f"Output is lost from here on, the work continues: {error}", file=sys.stderr, flush=True)
 
 
 def _drop_unwritten():

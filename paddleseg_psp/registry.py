@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import inspect
 import os
@@ -12,7 +11,7 @@ from typing import Any
 
 from paddleseg.cvlibs import manager
 
-from paddleseg_psp.errors import UserError
+from paddleseg_psp.errors import UserError, suggestion
 
 _own: dict[str, Callable] = {}
 _transforms: dict[str, Callable] = {}
@@ -90,15 +89,6 @@ def load_plugin(path: str, where: str) -> None:
     except Exception as error:
         del sys.modules[name]
         raise UserError(f"{where}: {path} failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Returns '; did you mean …?' with the nearest of the known names, or the list of them all if none is near."""
-    lower = {item.lower(): item for item in known}
-    near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.6)]
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; known are {', '.join(sorted(known))}"
 
 
 def components(spec: object, where: str) -> Iterator[tuple[str, dict, Callable]]:

@@ -8,12 +8,13 @@ import glob
 import math
 import os
 import re
-import sys
 
 import numpy as np
 from PIL import Image
 
+from paddleseg_psp.commands.run import run
 from paddleseg_psp.engine.metrics import ConfusionMatrix
+from paddleseg_psp.errors import UserError
 
 _PREDICTION, _LABEL = "_leftImg8bit.png", "_gtFine_labelTrainIds.png"
 
@@ -25,7 +26,7 @@ def recorded_metrics(path):
     metrics = {name: re.findall(rf"(?<!\w){name}: ([\d.]+|nan)", text) for name in ("mIoU", "Acc")}
     for name, values in metrics.items():
         if not values:
-            sys.exit(f"Error: {path} has no '{name}: …'")
+            raise UserError(f"{path} has no '{name}: …'")
     return {name: float(values[-1]) for name, values in metrics.items()}
 
 
@@ -34,20 +35,20 @@ def predicted_metrics(predict_dir, gt_dir, num_classes):
     matrix = ConfusionMatrix(num_classes)
     labels = sorted(glob.glob(os.path.join(gt_dir, "**", f"*{_LABEL}"), recursive=True))
     if not labels:
-        sys.exit(f"Error: there is no *{_LABEL} below {gt_dir}")
+        raise UserError(f"there is no *{_LABEL} below {gt_dir}")
     for label in labels:
         name = os.path.relpath(label, gt_dir).replace(_LABEL, _PREDICTION)
         prediction = os.path.join(predict_dir, name)
         if not os.path.isfile(prediction):
-            sys.exit(f"Error: {label} has no prediction {prediction}")
+            raise UserError(f"{label} has no prediction {prediction}")
         try:
             matrix.update(np.asarray(Image.open(prediction)), np.asarray(Image.open(label)))
         except (OSError, ValueError) as error:
-            sys.exit(f"Error: {prediction} and {label}: {error}")
+            raise UserError(f"{prediction} and {label}: {error}")
     return {"mIoU": matrix.mean_iou(), "Acc": matrix.pixel_accuracy()}
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description="Compare the metrics of class maps with recorded ones.")
     parser.add_argument("--metric_file", required=True, help="text with the recorded 'mIoU: …' and 'Acc: …'")
     parser.add_argument("--predict_dir", required=True, help="class maps of inference")
@@ -55,7 +56,10 @@ def main():
     parser.add_argument("--num_classes", type=int, required=True)
     parser.add_argument("--atol", type=float, default=1e-3)
     parser.add_argument("--rtol", type=float, default=1e-3)
-    args = parser.parse_args()
+    run(_compare, parser, argv)
+
+
+def _compare(args):
     recorded = recorded_metrics(args.metric_file)
     predicted = predicted_metrics(args.predict_dir, args.gt_dir, args.num_classes)
     differing = []
@@ -64,7 +68,7 @@ def main():
         if not math.isclose(value, recorded[name], rel_tol=args.rtol, abs_tol=args.atol):
             differing.append(name)
     if differing:
-        sys.exit(f"Error: {' and '.join(differing)} differ by more than {args.atol} + {args.rtol} of the recorded value")
+        raise UserError(f"{' and '.join(differing)} differ by more than {args.atol} + {args.rtol} of the recorded value")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import time
 import urllib.error
 import urllib.request
 
-from paddleseg_psp.cli.run import run
-from paddleseg_psp.data.images import find_images, output_names
+from paddleseg_psp.commands.run import run
+from paddleseg_psp.data.reading.images import find_images, output_names
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path
 from paddleseg_psp.progress import track
@@ -26,8 +26,7 @@ def main(argv=None):
     parser.add_argument("--config", required=True, help="deploy.yaml of the bundle")
     parser.add_argument("--image_path", required=True, help="an image or a folder")
     parser.add_argument("--save_dir", required=True, help="folder for the maps")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    run(_send, parser.parse_args(argv))
+    run(_send, parser, argv)
 
 
 def _send(args):

@@ -2,9 +2,9 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from helpers import run_python
 
 import paddleseg_psp  # noqa: F401 (makes paddle fast on the CPU)
+from tests.helpers import run_python
 
 TINY_SIZE = (64, 48)  # width, height
 

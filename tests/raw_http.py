@@ -7,7 +7,8 @@ import threading
 import time
 
 import uvicorn
-from protocol import Guard, GuardedProtocol
+
+from paddleseg_psp.service.protocol import Guard, GuardedProtocol
 
 
 @contextlib.contextmanager

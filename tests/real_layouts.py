@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from paddleseg_psp.data.pascal_voc import PALETTE
+from paddleseg_psp.data.datasets.pascal_voc import PALETTE
 
 
 def make_cityscapes(root):

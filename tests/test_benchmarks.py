@@ -3,13 +3,14 @@
 import re
 
 import pytest
-from helpers import run_python
+
+from tests.helpers import run_python
 
 pytestmark = pytest.mark.slow
 
 # What each is given, and the figure that it prints.
 SMALL = {
-    "data": ("--size 256 128 --crop 128 64 --images 2 --rounds 1 --workers 1", r"this package +[1-9]"),
+    "input_pipeline": ("--size 256 128 --crop 128 64 --images 2 --rounds 1 --workers 1", r"this package +[1-9]"),
     "evaluation": ("--size 128 64 --images 1 --backbone ResNet18_vd", r"\d ms"),
     "inference": ("--size 64 64 --runs 1", r"times as long as bundle, onnxruntime"),
     "psa": ("--maps 8x8 --masks 5 --threads 1 --channels 16", r"unfused +\d+\.\d \( *\d+\.\d\d\) +\d+ GFLOP/s"),
@@ -26,6 +27,6 @@ def test_benchmark(tmp_path, trained, name):
         process = run_python(["export.py", "--config", config, "--model_path", weights, "--save_dir", tmp_path / "bundle"])
         assert process.returncode == 0, process.stderr
         arguments = arguments.replace("BUNDLE", str(tmp_path / "bundle" / "deploy.yaml"))
-    process = run_python([f"benchmarks/{name}.py", *arguments.split()])
+    process = run_python([f"dev/benchmarks/{name}.py", *arguments.split()])
     assert process.returncode == 0, process.stdout + process.stderr
     assert re.search(figure, process.stdout), process.stdout

@@ -13,14 +13,14 @@ import urllib.request
 
 import paddle
 import pytest
-from helpers import ROOT, document_commands, load_golden, mindspore_checkpoint
 from PIL import Image
-from real_layouts import make_ade, make_cityscapes, make_voc
 
 from paddleseg_psp.convert import to_mmsegmentation
 from paddleseg_psp.convert.torch_files import write_torch
 from paddleseg_psp.models import PSPNet
 from paddleseg_psp.models.backbones import ResNet
+from tests.helpers import ROOT, document_commands, load_golden, mindspore_checkpoint
+from tests.real_layouts import make_ade, make_cityscapes, make_voc
 
 pytestmark = pytest.mark.slow
 

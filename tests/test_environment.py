@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, own_mounts, run_python
 
 from paddleseg_psp import environment
 from paddleseg_psp.environment import mkl_code_path
 from paddleseg_psp.files import read_if_there
+from tests.helpers import ROOT, own_mounts, run_python
 
 AVX512 = "avx2 fma avx512f avx512cd avx512bw avx512dq avx512vl"
 CHOSEN = mkl_code_path(read_if_there("/proc/cpuinfo"))
@@ -112,3 +112,22 @@ def test_the_log_says_what_was_set():
     assert lines[-1] == f"set for CPU speed (your own values are kept): {chosen}threads={CORES}"
     kept = run_python(["-c", script], environment={**clean, "OMP_NUM_THREADS": "1", "MKL_DEBUG_CPU_TYPE": "0"}).stdout
     assert "set for CPU speed" not in kept
+
+
+def test_the_package_alone_imports_no_paddle():
+    """Nor does the program, so that it lists its commands at once; the public names do when they are used."""
+    script = """
+import sys
+import paddleseg_psp
+from paddleseg_psp.commands import main
+assert not {"paddle", "paddleseg", "cv2"} & set(sys.modules)
+for name in paddleseg_psp.__all__:
+    assert callable(getattr(paddleseg_psp, name)), name
+assert paddleseg_psp.train.__module__ == "paddleseg_psp.engine.trainer" and "paddle" in sys.modules
+try:
+    paddleseg_psp.trian
+except AttributeError as error:
+    print(error)
+"""
+    process = run_python(["-c", script])
+    assert process.stdout == "module 'paddleseg_psp' has no attribute 'trian'\n", process.stderr

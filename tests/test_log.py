@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT
 
 from paddleseg_psp.log import Tolerant, logger
+from tests.helpers import ROOT
 
 CHINESE, BYTES = "\u80cc\u666f", os.fsdecode(b"caf\xe9.png")  # a class name, and a file name that is not UTF-8
 

@@ -7,17 +7,17 @@ import re
 import numpy as np
 import paddle
 import pytest
-from helpers import ROOT
 from PIL import Image
 
+from paddleseg_psp.bundle import export_bundle, load_predictor
+from paddleseg_psp.bundle.metrics import evaluate_bundle
 from paddleseg_psp.config import Config
 from paddleseg_psp.data import CheckedDataset
-from paddleseg_psp.deploy import export_bundle, load_predictor
-from paddleseg_psp.deploy.evaluation import evaluate_bundle
 from paddleseg_psp.engine import evaluate
 from paddleseg_psp.engine.trainer import loss_terms
 from paddleseg_psp.engine.views import Views
 from paddleseg_psp.models.layers import PointWiseSpatialAttention
+from tests.helpers import ROOT
 
 PATHS = sorted(glob.glob(os.path.join(ROOT, "configs", "ps*net", "*.yml")))
 
@@ -59,17 +59,16 @@ def made_small(value):
 
 def small_config(path, data):
     config = Config(path)
-    config.data = made_small(config.data)
+    small = made_small(config.data)
     for key in ("train_dataset", "val_dataset"):
-        config.data[key]["dataset_root"] = str(data[config.data[key]["type"]])
-    return config
+        small[key]["dataset_root"] = str(data[small[key]["type"]])
+    return config.replaced(small)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=os.path.basename)
 def test_a_step_of_training_and_an_evaluation(path, data):
     config = small_config(path, data)
     train_dataset, val_dataset = (config.build_dataset(key) for key in ("train_dataset", "val_dataset"))
-    config.count_iterations(len(train_dataset))
     network = config.build_model()
     optimizer, losses = config.build_optimizer(network, config.build_scheduler()), config.build_losses(train_dataset)
     samples = [CheckedDataset(train_dataset)[index] for index in range(2)]
@@ -82,7 +81,7 @@ def test_a_step_of_training_and_an_evaluation(path, data):
     changed = [name for name, value in network.named_parameters() if name in before and (value.numpy() != before[name]).any()]
     assert set(changed) >= {name for name in before if name.endswith("conv.weight")}
     del val_dataset.file_list[1:]
-    matrix = evaluate(network, val_dataset, print_detail=False, **Views.from_options(config.test_config()).options())
+    matrix = evaluate(network, val_dataset, Views.from_options(config.test_config()), print_detail=False)
     assert matrix.counts.sum() > 0
 
 
@@ -91,21 +90,23 @@ def test_a_step_of_training_and_an_evaluation(path, data):
 def test_a_bundle_is_evaluated_as_the_network(path, data, tmp_path):
     """Windows, scales, flips and resizing included, in each engine."""
     config = small_config(path, data)
-    backbone = config.data["model"]["backbone"]
+    small = config.data
+    backbone = small["model"]["backbone"]
     backbone["type"] = re.sub(r"\d+", "18", backbone["type"], count=1)
-    network = config.build_model()
+    network = config.replaced(small).build_model()
     attentions = [layer for layer in network.sublayers() if isinstance(layer, PointWiseSpatialAttention)]
     compact = any(layer.compact for layer in attentions)
-    for transform in config.data["val_dataset"]["transforms"]:
+    for transform in small["val_dataset"]["transforms"]:
         transform.update({key: 40 for key in ("short_size", "long_size") if key in transform})  # of images of 64x48
     if not compact and config.test_config().get("is_slide"):
-        config.data["test_config"].update(crop_size=[33, 33], stride=[22, 22])
+        small["test_config"].update(crop_size=[33, 33], stride=[22, 22])
+    config = config.replaced(small)
     views, dataset = Views.from_options(config.test_config()), config.build_dataset("val_dataset")
     for _ in range(2):
         network(paddle.randn([4, 3, 65, 65]))  # statistics of some training, so that classes vary
-    expected = evaluate(network, dataset, print_detail=False, **views.options())
+    expected = evaluate(network, dataset, views, print_detail=False)
     transforms, shape = config.data["val_dataset"]["transforms"], (-1, 3, -1, -1)
-    if compact or any(layer.mmsegmentation for layer in attentions):
+    if compact or any(layer.convention.depends_on_size for layer in attentions):
         shape = (1, 3, *(views.window or dataset[0]["img"].shape[1:]))
     export_bundle(network, str(tmp_path), transforms, shape, onnx=True, views=views, verify=False)
     for backend in ("paddle", "onnxruntime"):

@@ -2,12 +2,12 @@ import re
 
 import pytest
 import yaml
-from helpers import ROOT, run_python
 from paddleseg.cvlibs import manager
 
 from paddleseg_psp import models, registry
 from paddleseg_psp.config import Config
 from paddleseg_psp.errors import UserError
+from tests.helpers import ROOT, run_python
 
 
 def test_own_components_come_before_those_of_paddleseg():

@@ -8,7 +8,8 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT
+
+from tests.helpers import ROOT
 
 PACKAGES = {
     "cv2": "opencv-python",
@@ -17,8 +18,8 @@ PACKAGES = {
     "paddle": "paddlepaddle",
     "prometheus_client": "prometheus-client",
 }  # where import and name differ
-OWN = {"paddleseg_psp", "torch_pspnet", "data", "service", "app", "admission", "hosts", "protocol"}
-OPTIONAL = {"torch", "mmseg", "openvino"}  # compared with by benchmarks, or chosen by the user, where they are installed
+OWN = {"paddleseg_psp", "input_pipeline", "service", "torch_pspnet"}
+OPTIONAL = {"torch", "mmseg", "mmengine", "openvino"}  # compared with in dev/, or chosen by the user, where they are installed
 
 
 def imported(pattern):
@@ -39,16 +40,16 @@ STANDARD = set(getattr(sys, "stdlib_module_names", ())) | {"__future__"}
 
 def required(path="requirements.txt"):
     with open(os.path.join(ROOT, path)) as file:
-        return {re.split(r"[<>=]", line)[0].strip() for line in file if line.strip() and not line.startswith("#")}
+        return {re.split(r"[<>=\[]", line)[0].strip() for line in file if line.strip() and not line.startswith("#")}
 
 
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="Python 3.9 cannot tell its own modules")
 @pytest.mark.parametrize(
-    "pattern", ["*.py", "paddleseg_psp/**/*.py", "tools/**/*.py", "deploy/**/*.py", "test_tipc/*.py", "benchmarks/*.py"]
+    "pattern", ["*.py", "paddleseg_psp/**/*.py", "tools/**/*.py", "deploy/**/*.py", "test_tipc/*.py", "dev/**/*.py"]
 )
 def test_imports_are_required(pattern):
     names = {PACKAGES.get(name, name) for name in imported(pattern) - OPTIONAL}
-    more = {"deploy/**/*.py": "deploy/serving/requirements.txt", "benchmarks/*.py": "requirements-dev.txt"}.get(pattern)
+    more = {"paddleseg_psp/**/*.py": "deploy/serving/requirements.txt", "dev/**/*.py": "requirements-dev.txt"}.get(pattern)
     assert names <= required() | (required(more) if more else set())
 
 

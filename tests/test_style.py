@@ -1,27 +1,10 @@
+"""Rules of the code that no tool checks; `make style` has the tools'."""
+
 import ast
 import glob
 import os
-import subprocess
-import sys
 
-import pytest
-from helpers import ROOT
-
-
-@pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]])
-def test_ruff_has_nothing_to_say(arguments):
-    environment = {**os.environ, "RUFF_NO_CACHE": "true"}
-    process = subprocess.run(
-        [sys.executable, "-m", "ruff", *arguments, "."], cwd=ROOT, capture_output=True, text=True, env=environment
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
-
-
-def test_mypy_finds_no_wrong_types():
-    process = subprocess.run(
-        [sys.executable, "-m", "mypy", f"--cache-dir={os.devnull}"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
+from tests.helpers import ROOT
 
 
 def _public_functions(node, name):
@@ -46,7 +29,10 @@ def test_public_functions_have_types():
     assert not bare
 
 
-ORDER = [["ops"], ["data", "models", "losses"], ["config", "visual"], ["engine", "convert"], ["deploy"], ["cli"]]
+FACES = ("deploy.py", "doctor.py", os.path.join("ops", "build.py"))  # earlier names of what is elsewhere now
+ORDER = [
+    ["ops"], ["models", "losses", "data"], ["config"], ["visual"], ["engine", "convert"], ["bundle"], ["service"], ["commands"],
+]  # fmt: skip
 
 
 def test_modules_import_from_those_before_them():
@@ -54,7 +40,10 @@ def test_modules_import_from_those_before_them():
     rank = {name: number for number, names in enumerate(ORDER) for name in names}
     back = []
     for path in glob.glob(os.path.join(ROOT, "paddleseg_psp/**/*.py"), recursive=True):
-        own = os.path.relpath(path, os.path.join(ROOT, "paddleseg_psp")).split(os.sep)[0].replace(".py", "")
+        inside = os.path.relpath(path, os.path.join(ROOT, "paddleseg_psp"))
+        if inside in FACES:
+            continue
+        own = inside.split(os.sep)[0].replace(".py", "")
         with open(path) as file:
             nodes = [node for node in ast.walk(ast.parse(file.read())) if isinstance(node, ast.ImportFrom)]
         for node in nodes:

@@ -4,8 +4,9 @@ import os
 import re
 
 import yaml
-from conftest import tiny_config
-from helpers import ROOT
+
+from tests.conftest import tiny_config
+from tests.helpers import ROOT
 
 MODE = "lite_train_lite_infer"
 

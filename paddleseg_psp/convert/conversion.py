@@ -100,7 +100,7 @@ def convert(
     Args:
         path: the checkpoint.
         model: the mapping `model` of a configuration whose network the checkpoint is of; None finds it out.
-        set_options: changes the mapping that was found out.
+        set_options: changes the mapping that was detected.
         ignore: beginnings of names that are left out.
 
     Returns:
@@ -284,14 +284,23 @@ def _preprocessing(found):
 
 
 def _classes(meta, number):
-    """Returns the names and colours of classes that a file states, None in place of what is none for that many classes."""
-    dataset = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), dict) else {}
-    found = (meta.get("CLASSES") or dataset.get("classes"), meta.get("PALETTE") or dataset.get("palette"))
-    names, colors = (list(item) if isinstance(item, (list, tuple)) and len(item) == number else None for item in found)
-    return (
-        names if names and all(map(_is_name, names)) else None,
-        [list(color) for color in colors] if colors and all(map(_is_color, colors)) else None,
-    )
+    """Returns the names and colors of classes that a file states, None in place of what is none for that many classes."""
+    dataset = meta.get("dataset_meta")
+    if not isinstance(dataset, dict):
+        dataset = {}
+    names = _listed(meta.get("CLASSES") or dataset.get("classes"), number, _is_name)
+    colors = _listed(meta.get("PALETTE") or dataset.get("palette"), number, _is_color)
+    return names, colors and [list(color) for color in colors]
+
+
+def _listed(items, number, fits):
+    """Returns a list of so many items that all fit, or None where it is none."""
+    if not isinstance(items, (list, tuple)) or len(items) != number:
+        return None
+    for item in items:
+        if not fits(item):
+            return None
+    return list(items)
 
 
 def _is_name(value):

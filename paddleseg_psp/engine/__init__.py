@@ -1,5 +1,6 @@
 from paddleseg_psp.engine.evaluator import evaluate
 from paddleseg_psp.engine.predictor import predict
-from paddleseg_psp.engine.trainer import train
+from paddleseg_psp.engine.trainer import RunOptions, train
+from paddleseg_psp.engine.views import Views
 
-__all__ = ["evaluate", "predict", "train"]
+__all__ = ["RunOptions", "Views", "evaluate", "predict", "train"]

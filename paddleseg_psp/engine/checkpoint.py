@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on as if nothing had happened, one folder a save, whole or not there.
+"""Checkpoints: everything that a run needs to resume, one folder for each save, complete or absent.
 
 A folder iter_<n> has model.pdparams (plain, as PaddleSeg's), model.pdopt, average.pdparams where weights are averaged,
 state.json (a `Progress` and the loss scaler) and SHA256SUMS, which `sha256sum -c` reads. No random-number state is needed:
@@ -18,6 +18,7 @@ import paddle
 from paddle import nn
 from paddle.optimizer import Optimizer
 
+from paddleseg_psp.config.yaml import require_number
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.precision import LossScaler
 from paddleseg_psp.engine.weight_average import WeightAverage
@@ -25,7 +26,6 @@ from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_folder, atomic_path, link_or_copy, read_if_there, sha256
 from paddleseg_psp.log import logger
 from paddleseg_psp.models.weights import load_weights, read_weights
-from paddleseg_psp.yaml_files import require_number
 
 _PARAMETERS, _OPTIMIZER, _AVERAGE, _STATE = "model.pdparams", "model.pdopt", "average.pdparams", "state.json"
 _SUMS = "SHA256SUMS"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -25,30 +26,27 @@ from paddleseg_psp.progress import track
 def evaluate(
     model: nn.Layer,
     eval_dataset: Dataset,
-    aug_eval: bool = False,
-    scales: float | Sequence[float] = 1.0,
-    flip_horizontal: bool = False,
-    flip_vertical: bool = False,
-    is_slide: bool = False,
-    stride: Sequence[int] | None = None,
-    crop_size: Sequence[int] | None = None,
+    views: Views | None = None,
     num_workers: int = 0,
     precision: str = "fp32",
     amp_level: str = "O1",
     print_detail: bool = True,
     each: Callable | None = None,
+    **options: Any,
 ) -> ConfusionMatrix:
     """Compares a network's predictions with the labels of a data set; each of several processes takes its share.
 
     Args:
         model: returns a list whose first entry has the logits.
         eval_dataset: a data set of paddleseg or this package, mode "val".
-        aug_eval, scales, flip_horizontal, flip_vertical: average probabilities over scales (float or list) and flips.
-        is_slide: predict windows of crop_size (width, height) at steps of stride (width, height); see `Views`.
+        views: how the network looks at an image; by default at the whole image, once.
         num_workers: processes that read files.
-        precision, amp_level: see `paddleseg_psp.engine.precision`.
+        precision: "fp32", "fp16" or "bf16"; see `paddleseg_psp.engine.precision`.
+        amp_level: "O1" or "O2".
         print_detail: show a progress bar and log the metrics.
         each: called with each image's index, prediction and label, arrays [H, W].
+        options: PaddleSeg's arguments in place of views: aug_eval, scales, flip_horizontal, flip_vertical, is_slide, crop_size
+            and stride (both width, height).
 
     Returns:
         Over all images.
@@ -56,9 +54,7 @@ def evaluate(
     Raises:
         UserError: a wrong option, file or label, or a data set without labels.
     """
-    flips = {"flip_horizontal": flip_horizontal, "flip_vertical": flip_vertical}
-    windows = {"is_slide": is_slide, "crop_size": crop_size, "stride": stride}
-    views = Views.from_options({"aug_eval": aug_eval, "scales": scales, **flips, **windows})
+    views = Views.chosen(views, options)
     if eval_dataset.mode == "test":
         raise UserError("a data set of mode test has no labels to evaluate with: take mode val")
     model.eval()

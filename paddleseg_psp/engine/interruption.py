@@ -1,4 +1,4 @@
-"""Leaving cleanly when the process is asked to end."""
+"""Ending cleanly after a signal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Interrupted(Exception):
 class Interruption:
     """Inside the block SIGTERM, SIGINT and SIGHUP are remembered, to be acted on where nothing is lost.
 
-    A second SIGINT ends the process at once. SIGHUP stays ignored where it was, as nohup has it.
+    A second SIGINT ends the process immediately. SIGHUP stays ignored under nohup.
     """
 
     def __init__(self, agree_every: int) -> None:

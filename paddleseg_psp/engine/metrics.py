@@ -11,8 +11,8 @@ class ConfusionMatrix:
     Classes absent from both predictions and labels have no IoU; means leave them out, as the literature does.
 
     Args:
-        num_classes: classes.
-        ignore_index: the label value that counts for nothing.
+        num_classes: number of classes.
+        ignore_index: the label value that is ignored.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:

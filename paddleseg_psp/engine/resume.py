@@ -1,4 +1,4 @@
-"""How a run starts: afresh, or where an earlier one was."""
+"""Starting a run: from the beginning, or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import re
 import shutil
 
 from paddleseg_psp import environment
+from paddleseg_psp.config.yaml import parse_yaml
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.checkpoint import BEST, Checkpoints, Progress, find_checkpoints, newest_checkpoint
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path, remove_left_overs
 from paddleseg_psp.log import logger
-from paddleseg_psp.yaml_files import parse_yaml
 
 _OF_A_RUN = (BEST, "config.yml", "environment.txt", "metrics.jsonl", "curves.png", "validation")
 
 
 def start(checkpoints: Checkpoints, save_dir: str, resume_model: str | None, fresh: Progress) -> Progress:
-    """Loads the checkpoint to go on from, if any, and returns the run's Progress.
+    """Loads the checkpoint to resume from, if any, and returns the run's Progress.
 
-    What would be overwritten in save_dir goes to save_dir/previous_<k>: all of an earlier run when this one starts afresh, or
-    the checkpoints newer than the one to go on from.
+    Files that would be overwritten are moved to save_dir/previous_<k>: all of an earlier run if this one starts from the
+    beginning, or the checkpoints newer than the one to resume from.
 
     Args:
         checkpoints: of the run.
@@ -64,7 +64,7 @@ def _tidy(save_dir, folder, iteration, auto):
         logs = [name for name in os.listdir(save_dir) if name in _OF_A_RUN or name.startswith("vdlrecords.")]
         _set_aside(save_dir, [*checkpoints, *logs])
     best = os.path.join(os.path.dirname(os.path.abspath(folder)), BEST) if folder else ""
-    if os.path.isdir(best):  # the run that goes on elsewhere takes its best model along
+    if os.path.isdir(best):  # a run that resumes elsewhere keeps its best model
         shutil.copytree(best, os.path.join(save_dir, BEST))
 
 

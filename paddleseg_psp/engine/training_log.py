@@ -1,4 +1,4 @@
-"""What a training run says of itself: log lines in PaddleSeg's format, a bar on a terminal, scalars and pictures for VisualDL,
+"""The output of a training: log lines in PaddleSeg's format, a bar on a terminal, scalars and pictures for VisualDL,
 metrics.jsonl and curves.png."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from paddle.io import Dataset
 from paddleseg.utils import calculate_eta
 from tqdm import tqdm
 
-from paddleseg_psp.data.sampler import TrainingSampler
+from paddleseg_psp.data.reading.sampler import TrainingSampler
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.engine.checkpoint import Progress
 from paddleseg_psp.engine.interruption import Interrupted
@@ -30,18 +30,18 @@ RECORDS, _CURVES = "metrics.jsonl", "curves.png"
 _SLOW_READING = 0.5  # share of an iteration's time
 _AGAINST_DIVERGENCE = (
     "Lower --learning_rate, lengthen lr_scheduler.warmup_iters, clip gradients (optimizer.grad_clip_cfg), or use --precision "
-    "fp32 or bf16; --resume_model auto goes on from the last checkpoint"
+    "fp32 or bf16; --resume_model auto resumes from the last checkpoint"
 )
 
 
 class TrainingLog:
     """Averages losses and times over log_iters iterations and reports them; only the first process writes.
 
-    What cannot be written is told once; a training goes on without it.
+    If something cannot be written, one warning is logged and the training continues.
 
     Args:
         save_dir: gets metrics.jsonl, curves.png and VisualDL's log.
-        progress: from where the run goes on; what was recorded after that is dropped.
+        progress: where the run starts; later records of an earlier run are dropped.
         iters, log_iters: iterations of the whole run, and between log lines.
         sampler: has images an iteration and iterations an epoch, and knows which images were read.
         dataset: `files(index)` names the files of a sample.
@@ -99,10 +99,10 @@ class TrainingLog:
         except Exception as error:
             if what not in self._failed:
                 self._failed.add(what)
-                logger.warning(f"{what} could not be written, the training goes on: {type(error).__name__}: {error}")
+                logger.warning(f"{what} could not be written, the training continues: {type(error).__name__}: {error}")
 
     def _is_kept(self, group, iteration):
-        """Whether a record is of the run that goes on; an evaluation after the last complete one is made up for."""
+        """Whether a record is kept: of a training up to the checkpoint, of evaluations up to the last complete one."""
         return iteration <= (self._done if group == "Train" else self._evaluated)
 
     def _drop_later_records(self):

@@ -17,7 +17,7 @@ from paddleseg_psp.engine.evaluator import evaluate
 from paddleseg_psp.engine.inference import predict_classes
 from paddleseg_psp.engine.interruption import Interruption
 from paddleseg_psp.engine.training_log import TrainingLog
-from paddleseg_psp.engine.views import OPTIONS, Views
+from paddleseg_psp.engine.views import Views
 from paddleseg_psp.engine.weight_average import WeightAverage
 from paddleseg_psp.files import atomic_path
 from paddleseg_psp.visual import color_map, draw_comparison, viewable, write_image
@@ -33,8 +33,9 @@ class Validation:
         model (Layer), average (WeightAverage), checkpoints (Checkpoints): of the training.
         dataset: a data set of paddleseg or this package, mode "val"; None evaluates nothing.
         save_dir: gets validation/iter_<n>_<k>.png, the same few images each time.
+        views: how the network looks at an image.
         options: further arguments of `evaluate`.
-        palette: a (red, green, blue) colour for each class, for pictures.
+        palette: a (red, green, blue) color for each class, for pictures.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Validation:
         checkpoints: Checkpoints,
         dataset: Dataset,
         save_dir: str,
+        views: Views,
         options: dict,
         palette: Sequence[Sequence[int]] | None,
     ) -> None:
         self._model, self._average, self._checkpoints = model, average, checkpoints
-        self._dataset, self._save_dir, self._options, self._palette = dataset, save_dir, options, palette
+        self._dataset, self._save_dir, self._palette = dataset, save_dir, palette
+        self._views, self._options = views, options
 
     def run(self, progress: Progress, interruption: Interruption, log: TrainingLog) -> None:
         """Evaluates the network as it is now, unless that is done, and takes the result into `progress` and its checkpoint.
@@ -61,7 +64,7 @@ class Validation:
         iteration, is_main = progress.iteration, distributed.rank() == 0
         with self._average.applied():
             with interruption.at_once():
-                matrix = evaluate(self._model, self._dataset, **self._options)
+                matrix = evaluate(self._model, self._dataset, self._views, **self._options)
             progress.evaluated, progress.without_gain = iteration, progress.without_gain + 1
             miou = float(np.nan_to_num(matrix.mean_iou()))  # not a number where all labels are ignored
             if progress.best_miou is None or miou > progress.best_miou:
@@ -88,11 +91,10 @@ class Validation:
         """Writes pictures of a few images: image, label, prediction."""
         dataset, colors = checked(self._dataset), color_map(self._palette)
         names = dataset.CLASS_NAMES or [str(index) for index in range(dataset.num_classes)]
-        views = Views.from_options({key: value for key, value in self._options.items() if key in OPTIONS})
         for number, index in enumerate(np.unique(np.linspace(0, len(dataset) - 1, _PICTURES).astype(int))):
             sample = dataset[index]
             network_input = paddle.to_tensor(sample["img"][np.newaxis])
-            pred = predict_classes(self._model, network_input, sample["trans_info"], views)
+            pred = predict_classes(self._model, network_input, sample["trans_info"], self._views)
             image = viewable(dataset.read(index)[0])
             label = np.where(sample["label"] == dataset.ignore_index, IGNORED, sample["label"])
             picture = draw_comparison([(image, [label, pred])], ["label", "prediction"], names, colors)

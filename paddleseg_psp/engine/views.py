@@ -13,8 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from paddleseg_psp.errors import UserError
-from paddleseg_psp.registry import suggestion
+from paddleseg_psp.errors import UserError, suggestion
+from paddleseg_psp.sizes import height_width, width_height
 
 OPTIONS = ("aug_eval", "scales", "flip_horizontal", "flip_vertical", "is_slide", "crop_size", "stride")
 
@@ -29,7 +29,9 @@ class NumpyArrays:
     @staticmethod
     def resize(x: np.ndarray, size: Sequence[int]) -> np.ndarray:
         """Resizes bilinearly to size (height, width), as `align_corners=False` has it."""
-        planes = [cv2.resize(plane, tuple(size)[::-1], interpolation=cv2.INTER_LINEAR) for plane in x.reshape(-1, *x.shape[2:])]
+        planes = [
+            cv2.resize(plane, width_height(size), interpolation=cv2.INTER_LINEAR) for plane in x.reshape(-1, *x.shape[2:])
+        ]
         return np.stack(planes).reshape(*x.shape[:2], *size)
 
     @staticmethod
@@ -49,7 +51,8 @@ class Views:
     Attributes:
         augment: average the probabilities of each scale and flip.
         scales: of the image.
-        flip_horizontal, flip_vertical: flip it too.
+        flip_horizontal: look at the mirrored image too.
+        flip_vertical: look at the image upside down too.
         window: (height, width) of the windows whose logits are averaged, or None for the whole image.
         step: (rows, columns) between windows.
     """
@@ -60,6 +63,17 @@ class Views:
     flip_vertical: bool = False
     window: tuple[int, int] | None = None
     step: tuple[int, int] | None = None
+
+    @classmethod
+    def chosen(cls, views: Views | None, options: dict) -> Views:
+        """Returns the views that a caller gives, or those that options by PaddleSeg's names mean; see `from_options`.
+
+        Raises:
+            ValueError: both are given.
+        """
+        if views is not None and options:
+            raise ValueError(f"give views or {', '.join(options)}, not both")
+        return cls.from_options(options, "arguments") if views is None else views
 
     @classmethod
     def from_options(cls, options: dict, where: str = "test_config") -> Views:
@@ -103,7 +117,7 @@ class Views:
             options.update(aug_eval=True, scales=list(self.scales))
             options.update({key: True for key in ("flip_horizontal", "flip_vertical") if getattr(self, key)})
         if self.window and self.step:
-            options.update(is_slide=True, crop_size=list(self.window[::-1]), stride=list(self.step[::-1]))
+            options.update(is_slide=True, crop_size=list(width_height(self.window)), stride=list(width_height(self.step)))
         return options
 
     def scores(self, look: Callable, image: Any, arrays: Any) -> Any:
@@ -231,4 +245,4 @@ def _size(options, key, where):
         raise UserError(f"{where}: is_slide needs crop_size and stride, each W H (--crop_size, --stride)")
     if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(isinstance(side, int) and side > 0 for side in value):
         raise UserError(f"{where}: {key}: expected a width and a height above 0, found {value!r}")
-    return value[1], value[0]
+    return height_width(value)

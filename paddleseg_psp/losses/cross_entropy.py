@@ -37,10 +37,10 @@ class CrossEntropyLoss(_PixelLoss):
 
     Args:
         weight: a weight for each class; the average is then weighted.
-        ignore_index: the label value that counts for nothing.
+        ignore_index: the label value that is ignored.
         top_k_percent_pixels: average over this share of the pixels, those with the largest loss.
-        avg_non_ignore: divide by the weight of the pixels that count; False divides by the number of all pixels, as
-            mmsegmentation does.
+        avg_non_ignore: divide by the weight of the pixels that are not ignored; False divides by the number of all pixels,
+            like mmsegmentation.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class OhemCrossEntropyLoss(_PixelLoss):
     Args:
         thresh: the probability above which a pixel is easy.
         min_kept: keep at least this many pixels of the batch, the hardest ones.
-        ignore_index: the label value that counts for nothing.
+        ignore_index: the label value that is ignored.
         weight: a weight for each class.
     """
 
@@ -109,7 +109,7 @@ class BootstrappedCrossEntropyLoss(_PixelLoss):
         min_K: keep at least this many pixels of an image, the hardest ones.
         loss_th: the loss above which a pixel is hard.
         weight: a weight for each class.
-        ignore_index: the label value that counts for nothing.
+        ignore_index: the label value that is ignored.
     """
 
     def __init__(self, min_K: int, loss_th: float, weight: Sequence[float] | None = None, ignore_index: int = 255) -> None:

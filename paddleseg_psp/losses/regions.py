@@ -1,4 +1,4 @@
-"""Losses over regions, and mixtures: paddleseg's, mended where they are wrong."""
+"""Losses over regions, and mixtures: paddleseg's, with fixes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from paddleseg_psp.registry import register
 class DiceLoss(losses.DiceLoss):
     """One minus the Dice coefficient of logits [N, C, H, W] with labels [N, H, W], the mean over images and classes -> scalar.
 
-    paddleseg's makes ignored pixels class 0 in the labels themselves, which the next loss then learns.
+    paddleseg's turns ignored pixels into class 0 in the labels themselves, which the next loss then learns.
+
+    Args:
+        weight: a weight for each class.
+        ignore_index: the label value that is ignored.
+        smooth: added to numerator and denominator.
     """
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -23,7 +28,11 @@ class DiceLoss(losses.DiceLoss):
 class LovaszSoftmaxLoss(losses.LovaszSoftmaxLoss):
     """Lovasz-Softmax of logits [N, C, H, W] with labels [N, H, W] -> scalar (Berman et al., The Lovasz-Softmax Loss, 2018).
 
-    paddleseg's gives no scalar where every pixel is ignored.
+    paddleseg's returns no scalar if every pixel is ignored.
+
+    Args:
+        ignore_index: the label value that is ignored.
+        classes: "present" averages over the classes in the labels, "all" over all classes; a list names classes.
     """
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -37,6 +46,9 @@ class LovaszHingeLoss(losses.LovaszHingeLoss):
 
     Of two logits the score is their difference, the log-odds of class 1. paddleseg's score is the logarithm of a probability,
     never above 1, so that pixels of class 0 hardly count and a perfect prediction costs 0.31.
+
+    Args:
+        ignore_index: the label value that is ignored.
     """
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -48,8 +60,8 @@ class MixedLoss(losses.MixedLoss):
     """The weighted sum of several losses -> scalar, of which each may be a mixture itself.
 
     Args:
-        losses: losses.
-        coef: their weights.
+        losses: a list of losses.
+        coef: the weight of each.
     """
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def check_loss(spec: dict, component: Callable, where: str, classes: int | None,
         component: what `type` names.
         where: the key in the configuration, for messages.
         classes: of the network; None where it is not known.
-        ignored: the label value that counts for nothing.
+        ignored: the label value that is ignored.
 
     Raises:
         UserError: a loss that does not train here, or arguments that do not fit the classes or the ignored value.

@@ -19,21 +19,27 @@ class PSANet(Segmentor):
     Parameter names are those of PSANet_paddle's PSANet. The auxiliary logits are there in training only.
 
     Args:
-        num_classes: classes.
-        backbone: see `Segmentor`.
-        backbone_indices: feature maps of the auxiliary and of the main head.
+        num_classes: number of classes.
+        backbone: a layer that returns a list of feature maps and lists their channels in `feat_channels`.
+        backbone_indices: which feature maps the auxiliary and the main head take.
         enable_auxiliary_loss: train an auxiliary classifier.
-        psa_type, compact, shrink_factor, normalization_factor, psa_softmax: see `PointWiseSpatialAttention`.
-        mask_h, mask_w: the mask in positions of the shrunk feature map. None means the smallest mask that covers
-            an image of crop_size.
+        psa_type: "collect", "distribute" or "bi-direction", or PaddleSeg's 0, 1, 2.
+        compact: predict the attention over the whole map directly; see `PointWiseSpatialAttention`.
+        shrink_factor: shrinks the feature map by this factor before the attention.
+        mask_h: height of the mask in positions of the shrunk feature map. None means the smallest mask that covers an image
+            of crop_size.
+        mask_w: width of the mask; see mask_h.
         crop_size: (height, width) of the training crop; a configuration fills it in from its training transforms.
+        normalization_factor: divides the attended feature; None means mask_h * mask_w.
+        psa_softmax: apply a softmax to the weights of each position.
+        dropout: probability in front of both classifiers.
         use_psa: False leaves the attention out.
-        mid_channels, head_channels, aux_channels: inside the attention, in front of the classifier, in front of the
-            auxiliary classifier.
-        dropout: in front of both classifiers.
-        align_corners: how logits are resized to the image.
+        mid_channels: channels inside the attention.
+        head_channels: channels in front of the classifier.
+        aux_channels: channels in front of the auxiliary classifier.
+        align_corners: align corners when logits are resized to the image.
         pretrained: path or URL of weights for the whole network.
-        channel_dropout: drop whole channels, as semseg and mmsegmentation do.
+        channel_dropout: drop whole channels, like semseg and mmsegmentation.
         convention: "semseg" or "mmsegmentation"; see `PointWiseSpatialAttention`.
 
     Raises:

@@ -37,19 +37,19 @@ class PSPNet(Segmentor):
     Parameter names are those of PaddleSeg's PSPNet. The auxiliary logits are there in training only.
 
     Args:
-        num_classes: classes.
-        backbone: see `Segmentor`.
-        backbone_indices: feature maps of the auxiliary and of the main head.
+        num_classes: number of classes.
+        backbone: a layer that returns a list of feature maps and lists their channels in `feat_channels`.
+        backbone_indices: which feature maps the auxiliary and the main head take.
         pp_out_channels: channels in front of the classifier.
-        bin_sizes: cells per side of the pyramid's levels; [] turns pyramid pooling off.
+        bin_sizes: cells per side of each pyramid level; [] turns pyramid pooling off.
         enable_auxiliary_loss: train an auxiliary classifier.
-        dropout: in front of both classifiers.
-        align_corners: in all resizing; True suits sizes 8k + 1, False even sizes.
+        dropout: probability in front of both classifiers.
+        align_corners: align corners in all resizing; True suits sizes 8k + 1, False even sizes.
         pretrained: path or URL of weights for the whole network.
-        branch_channels: channels of a level of the pyramid; None shares the backbone's channels among the levels.
-        aux_channels: inside the auxiliary classifier; None means a quarter of its input's.
-        conv_bias: biases in front of normalizations, without effect; PaddleSeg has them, semseg does not.
-        channel_dropout: drop whole channels, as semseg and mmsegmentation do.
+        branch_channels: channels of each pyramid level; None divides the backbone's channels by the number of levels.
+        aux_channels: channels inside the auxiliary classifier; None means a quarter of its input channels.
+        conv_bias: give convolutions in front of normalizations a bias, without effect; PaddleSeg has them, semseg does not.
+        channel_dropout: drop whole channels, like semseg and mmsegmentation.
     """
 
     def __init__(

@@ -13,11 +13,14 @@ from paddleseg_psp.visual.text import draw_text, labels, text_width
 _INK, _PAPER = (40, 40, 40), 255
 _PANEL_WIDTH, _MARGIN, _LINE, _TEXT = 320, 8, 22, 13  # pixels
 _LONGEST_PANEL = 4 * _PANEL_WIDTH
-_COLUMN, _PATCH = 160, 22  # of the legend, at least, and of the colour in it
+_COLUMN, _PATCH = 160, 22  # of the legend, at least, and of the color in it
 
 
 def draw_comparison(
-    rows: Sequence[Sequence[np.ndarray]], titles: list[str], class_names: Sequence[str], colors: np.ndarray
+    rows: Sequence[tuple[np.ndarray, Sequence[np.ndarray]]],
+    titles: Sequence[str],
+    class_names: Sequence[str],
+    colors: np.ndarray,
 ) -> np.ndarray:
     """Returns a picture [H, W, 3] (blue, green, red) uint8: a row an image, a column for it and each of its class maps.
 

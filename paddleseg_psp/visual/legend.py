@@ -1,4 +1,4 @@
-"""Which colour means which class."""
+"""Which color means which class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ROWS = 30  # of a column
 
 
 def draw_legend(entries: Sequence, path: str) -> None:
-    """Writes a picture of colours and what they mean.
+    """Writes a picture of colors and what they mean.
 
     Args:
         entries: (text, (red, green, blue)) pairs.

@@ -13,7 +13,7 @@ IGNORED = 255  # the value of pixels that count for nothing, in the labels of al
 
 
 def color_map(palette: Sequence[Sequence[int]] | None = None) -> np.ndarray:
-    """Returns 256 colours as uint8 [256, 3] (red, green, blue): a palette's, then PaddleSeg's; black for ignored pixels."""
+    """Returns 256 colors as uint8 [256, 3] (red, green, blue): a palette's, then PaddleSeg's; black for ignored pixels."""
     custom = None if palette is None else [int(value) for color in palette for value in color]
     colors = np.array(get_color_map_list(256, custom_color=custom)[: 256 * 3], np.uint8).reshape(256, 3)
     colors[IGNORED] = 0
@@ -21,17 +21,17 @@ def color_map(palette: Sequence[Sequence[int]] | None = None) -> np.ndarray:
 
 
 def colorize(classes: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Returns a class map [H, W] as an image [H, W, 3] (blue, green, red) uint8; classes from 256 on take the colours again."""
+    """Returns a class map [H, W] as an image [H, W, 3] (blue, green, red) uint8; classes from 256 on take the colors again."""
     return np.ascontiguousarray(np.take(colors[:, ::-1], classes, axis=0, mode="wrap"))
 
 
 def overlay(image: np.ndarray, classes: np.ndarray, colors: np.ndarray, image_weight: float = 0.6) -> np.ndarray:
-    """Returns an image [H, W, 3] (blue, green, red) uint8 mixed with the colours of its class map [H, W]."""
+    """Returns an image [H, W, 3] (blue, green, red) uint8 mixed with the colors of its class map [H, W]."""
     return cv2.addWeighted(image, image_weight, colorize(classes, colors), 1 - image_weight, 0)
 
 
 def save_classes(path: str, classes: np.ndarray) -> None:
-    """Writes a class map [H, W] as a grey PNG whose pixels are the class indices: 8 bits or, where one is above 255, 16.
+    """Writes a class map [H, W] as a gray PNG whose pixels are the class indices: 8 bits or, where one is above 255, 16.
 
     `path` may be an open file.
     """
@@ -39,9 +39,9 @@ def save_classes(path: str, classes: np.ndarray) -> None:
 
 
 def save_index_png(path: str, classes: np.ndarray, colors: np.ndarray) -> None:
-    """Writes a class map [H, W] as a PNG whose pixels are the class indices and whose palette has the colours.
+    """Writes a class map [H, W] as a PNG whose pixels are the class indices and whose palette has the colors.
 
-    Palettes have 256 colours: with a class above that, the pixels have the colours themselves. `path` may be an open file.
+    Palettes have 256 colors: with a class above that, the pixels have the colors themselves. `path` may be an open file.
     """
     if classes.max(initial=0) > 255:
         picture = Image.fromarray(np.take(colors, classes, axis=0, mode="wrap"))

@@ -8,7 +8,6 @@ import paddle
 import pytest
 import safetensors.numpy
 import yaml
-from helpers import load_golden, mindspore_checkpoint, relative_error, run_python, run_tool
 from paddleseg import transforms as T
 from paddleseg.models.backbones import ResNet18_vd
 
@@ -25,6 +24,7 @@ from paddleseg_psp.errors import UserError
 from paddleseg_psp.models import PSANet, PSPNet
 from paddleseg_psp.models.backbones import ResNet
 from paddleseg_psp.models.weights import load_weights
+from tests.helpers import load_golden, mindspore_checkpoint, relative_error, run_python, run_tool
 
 TOLERANCE = 1e-5  # relative, float32
 # Of gradients through 50 normalizations by a small batch: float32 and float64 differ by as much in one and the same program,

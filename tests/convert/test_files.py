@@ -8,11 +8,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from helpers import GOLDEN, mindspore_checkpoint
 
 from paddleseg_psp.convert.mindspore_files import read_mindspore
 from paddleseg_psp.convert.torch_files import MAGIC, read_torch, write_torch
 from paddleseg_psp.errors import UserError
+from tests.helpers import GOLDEN, mindspore_checkpoint
 
 ARCHIVE, STREAM = (os.path.join(GOLDEN, f"torch_{kind}.pth") for kind in ("archive", "stream"))
 

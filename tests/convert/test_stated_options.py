@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from helpers import load_golden
 
 from paddleseg_psp.convert import convert
 from paddleseg_psp.convert.mmsegmentation_config import _KINDS
 from paddleseg_psp.convert.torch_files import write_torch
 from paddleseg_psp.errors import UserError
+from tests.helpers import load_golden
 
 COMPONENTS = ["dict(type='VisionTransformer')", "[dict(type='VisionTransformer')]", '\'__import__("os").system("true")\'']
 WRONG = {

@@ -7,15 +7,15 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from helpers import TINY, run_python
 from paddleseg import transforms as T
 
-from paddleseg_psp.cli.train import main
+from paddleseg_psp.commands.train import main
 from paddleseg_psp.config import Config
 from paddleseg_psp.data import CheckedDataset
-from paddleseg_psp.data.inspection import quick_check
+from paddleseg_psp.data.checks.inspection import quick_check
 from paddleseg_psp.data.transforms import Pipeline
 from paddleseg_psp.errors import UserError
+from tests.helpers import TINY, run_python
 
 SIZE = (24, 32)  # height, width
 

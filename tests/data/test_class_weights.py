@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from paddleseg_psp.config import Config
-from paddleseg_psp.data.class_weights import count_classes, inverse_log, median_frequency
+from paddleseg_psp.data.checks.class_weights import count_classes, inverse_log, median_frequency
 from paddleseg_psp.errors import UserError
 
 COUNTS = np.array([[80, 20, 0, 0], [10, 0, 30, 0], [50, 50, 0, 0]])
@@ -35,7 +35,10 @@ def test_weights_by_rule(write_config):
     losses = config.build_losses(dataset)
     np.testing.assert_allclose(losses[0][1].class_weight.numpy(), median_frequency(expected), atol=1e-6)
     assert losses[1][1].class_weight is None
-    assert config.data["loss"]["types"][0]["weight"] == pytest.approx(median_frequency(expected).tolist(), abs=1e-6)
+    assert config.data["loss"]["types"][0]["weight"] == "median_frequency"  # which stays as it is
+    assert config.resolved(dataset).data["loss"]["types"][0]["weight"] == pytest.approx(
+        median_frequency(expected).tolist(), abs=1e-6
+    )
 
 
 def test_unknown_rule(write_config):

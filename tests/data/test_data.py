@@ -7,7 +7,7 @@ import pytest
 from paddleseg.transforms import Normalize, RandomPaddingCrop, Resize
 
 from paddleseg_psp.data import CheckedDataset, Cityscapes, read_image
-from paddleseg_psp.data.cityscapes import CLASS_NAMES, PALETTE
+from paddleseg_psp.data.datasets.cityscapes import CLASS_NAMES, PALETTE
 from paddleseg_psp.errors import UserError
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddleseg_psp.data import decoding, read_image
-from paddleseg_psp.data.decoding import decode, read_label_values
+from paddleseg_psp.data.reading import decoding, read_image
+from paddleseg_psp.data.reading.decoding import decode, read_label_values
 from paddleseg_psp.errors import UserError
 
 HEIGHT, WIDTH = 90, 121

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from paddleseg_psp.data import images as module
-from paddleseg_psp.data.images import find_images, output_names, require_no_overwriting
+from paddleseg_psp.data.reading import images as module
+from paddleseg_psp.data.reading.images import find_images, output_names, require_no_overwriting
 from paddleseg_psp.errors import UserError
 
 

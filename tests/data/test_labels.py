@@ -6,11 +6,11 @@ import pytest
 from paddleseg import transforms as T
 from paddleseg.datasets import Dataset as PaddleSegDataset
 from PIL import Image
-from real_layouts import make_ade
 
 from paddleseg_psp.data import ADE20K, Dataset, checked, load_batches
 from paddleseg_psp.data.transforms import RandomPaddingCrop
 from paddleseg_psp.errors import UserError
+from tests.real_layouts import make_ade
 
 CLASSES = np.random.RandomState(0).randint(0, 2, (20, 30)).astype(np.uint8)
 

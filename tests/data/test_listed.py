@@ -9,9 +9,9 @@ from PIL import Image
 
 from paddleseg_psp.config import Config
 from paddleseg_psp.data import CheckedDataset, Dataset, SeededDataset
-from paddleseg_psp.data.images import find_images
-from paddleseg_psp.data.paired import read_list
-from paddleseg_psp.data.preparation import write_lines
+from paddleseg_psp.data.preparation.labels import write_lines
+from paddleseg_psp.data.reading.images import find_images
+from paddleseg_psp.data.reading.lists import read_list
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.visual import viewable
 

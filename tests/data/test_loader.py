@@ -8,11 +8,11 @@ import time
 import numpy as np
 import paddle
 import pytest
-from helpers import run_python
 
 from paddleseg_psp import log
-from paddleseg_psp.data import load_batches, loader
+from paddleseg_psp.data.reading import load_batches, loader
 from paddleseg_psp.errors import UserError
+from tests.helpers import run_python
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 BATCHES = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]

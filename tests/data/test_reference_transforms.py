@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from paddleseg_psp.data.reference_transforms import PadShortSides, PhotoMetricDistortion, SwapRedAndBlue
+from paddleseg_psp.data.transforms import PadShortSides, PhotoMetricDistortion, SwapRedAndBlue
 
 
 @pytest.fixture

@@ -5,8 +5,14 @@ import numpy as np
 import paddleseg.transforms as T
 import pytest
 
-from paddleseg_psp.data.reference_transforms import PhotoMetricDistortion
-from paddleseg_psp.data.transforms import Pipeline, RandomDistort, RandomGaussianBlur, RandomPaddingCrop, RandomRotate
+from paddleseg_psp.data.transforms import (
+    PhotoMetricDistortion,
+    Pipeline,
+    RandomDistort,
+    RandomGaussianBlur,
+    RandomPaddingCrop,
+    RandomRotate,
+)
 from paddleseg_psp.errors import UserError
 
 COLOUR = [

@@ -11,13 +11,13 @@ import subprocess
 import numpy as np
 import paddle
 import pytest
-from helpers import checkpoint_arrays, write_sums
 
 from paddleseg_psp.engine.checkpoint import Checkpoints, Progress, damage, find_checkpoints, newest_checkpoint
 from paddleseg_psp.engine.precision import LossScaler
 from paddleseg_psp.engine.weight_average import WeightAverage
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.models.weights import read_weights
+from tests.helpers import checkpoint_arrays, write_sums
 
 
 def checkpoints(save_dir, keep=0, size=64):

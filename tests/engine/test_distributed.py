@@ -11,13 +11,13 @@ import time
 import numpy as np
 import pytest
 import yaml
-from conftest import tiny_config
-from helpers import ROOT, TINY, relative_error, run_training
 
-from paddleseg_psp.cli import val
+from paddleseg_psp.commands import val
 from paddleseg_psp.config import Config
 from paddleseg_psp.losses import CrossEntropyLoss
 from paddleseg_psp.models.weights import read_weights
+from tests.conftest import tiny_config
+from tests.helpers import ROOT, TINY, relative_error, run_training
 
 SCRIPT = os.path.join(ROOT, "tests", "engine", "two_processes.py")
 
@@ -27,6 +27,7 @@ def launch(folder, *command):
     folder.mkdir()
     launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    environment["PYTHONPATH"] = os.pathsep.join((ROOT, os.environ.get("PYTHONPATH", "")))  # for the script's own imports
     with open(folder / "log", "w") as log:
         return subprocess.Popen(
             [*launcher, "--log_dir", str(folder), *map(str, command)], stdout=log, stderr=log, cwd=ROOT, env=environment

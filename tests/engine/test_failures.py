@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers import TINY, checkpoint_arrays, run_training
 
 from paddleseg_psp.config import Config
 from paddleseg_psp.data import TrainingSampler
@@ -17,6 +16,7 @@ from paddleseg_psp.engine import checkpoint, validation
 from paddleseg_psp.engine.checkpoint import damage, metrics_of, newest_checkpoint
 from paddleseg_psp.engine.training_log import read_records
 from paddleseg_psp.errors import UserError
+from tests.helpers import TINY, checkpoint_arrays, run_training
 
 
 def raising(error):
@@ -42,7 +42,7 @@ def test_a_failing_evaluation_keeps_the_training(config, tmp_path, monkeypatch, 
         cv2.imwrite(str(label), np.full_like(cv2.imread(str(label), -1), 77))
     else:
         monkeypatch.setattr(validation, "evaluate", raising(AttributeError("by a test")))
-    where = f"The training is saved in {tmp_path / 'out' / 'iter_2'}: --resume_model auto goes on from there$"
+    where = f"The training is saved in {tmp_path / 'out' / 'iter_2'}: --resume_model auto resumes from there$"
     reason = f"{label} has the value.* 77" if failure == "data" else "AttributeError: by a test"
     with pytest.raises(UserError, match=f"{reason}.*{where}"):
         run_training(config, tmp_path / "out")
@@ -67,7 +67,7 @@ def test_a_wrong_file_in_the_middle_of_an_interval_keeps_what_is_done(config, tm
     right = label.read_bytes()
     label.write_bytes(right[: len(right) // 2])
     with pytest.raises(
-        UserError, match=f"{label} cannot be read.*The training is saved in .*iter_2: --resume_model auto goes on"
+        UserError, match=f"{label} cannot be read.*The training is saved in .*iter_2: --resume_model auto resumes"
     ):
         run_training(config, tmp_path / "out", **options)
     assert damage(str(tmp_path / "out" / "iter_2")) is None
@@ -97,7 +97,7 @@ def test_what_a_training_can_do_without_is_told_once(write_config, tmp_path, mon
     config = Config(write_config(), [TINY])
     monkeypatch.setattr(f"paddleseg_psp.engine.{where}", failing)
     best, _ = run_training(config, tmp_path / "out", use_vdl=True)
-    said = [line for line in capsys.readouterr().out.splitlines() if "the training goes on" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "the training continues" in line]
     assert len(said) == 1 and f"[WARNING]\t{what} could not be written" in said[0]
     state = checkpoint_arrays(tmp_path / "out" / "iter_4")[1]
     assert damage(str(tmp_path / "out" / "iter_4")) is None
@@ -169,7 +169,8 @@ def test_a_finished_run_says_so(write_config, tmp_path, capsys):
     config = Config(write_config(iters=2), [TINY])
     run_training(config, tmp_path / "out", with_evaluation=False)
     for iters in (2, 1):
-        config.data["iters"] = iters
-        run_training(config, tmp_path / "out", with_evaluation=False, resume_model="auto")
+        run_training(
+            config.replaced({**config.data, "iters": iters}), tmp_path / "out", with_evaluation=False, resume_model="auto"
+        )
         said = f"Nothing is left to train: 2 of {iters} iterations are done; --iters takes more"
         assert said in capsys.readouterr().out

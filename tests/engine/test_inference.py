@@ -7,7 +7,7 @@ from paddleseg import transforms as T
 from scipy.special import softmax
 
 from paddleseg_psp.data import CheckedDataset, Cityscapes
-from paddleseg_psp.data.reference_transforms import PadShortSides
+from paddleseg_psp.data.transforms import PadShortSides
 from paddleseg_psp.engine import evaluate
 from paddleseg_psp.engine.inference import TensorArrays, predict_classes, warn_of_small_masks
 from paddleseg_psp.engine.views import Views

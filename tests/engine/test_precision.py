@@ -1,7 +1,6 @@
 import numpy as np
 import paddle
 import pytest
-from helpers import TINY, relative_error, run_training
 from paddle import nn
 
 from paddleseg_psp.config import Config
@@ -9,6 +8,7 @@ from paddleseg_psp.engine import evaluate
 from paddleseg_psp.engine.precision import LossScaler, autocast, cast_weights
 from paddleseg_psp.engine.training_log import read_records
 from paddleseg_psp.errors import UserError
+from tests.helpers import TINY, relative_error, run_training
 
 
 def rounded(values, precision):

@@ -10,11 +10,11 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, TINY, own_mounts, run_python, run_training
 
 from paddleseg_psp.config import Config
 from paddleseg_psp.engine.checkpoint import find_checkpoints
 from paddleseg_psp.errors import UserError
+from tests.helpers import ROOT, TINY, own_mounts, run_python, run_training
 
 
 def command(config, save_dir, *more):
@@ -49,7 +49,7 @@ def test_the_terminals_end_saves(write_config, tmp_path):
     os.killpg(process.pid, signal.SIGHUP)
     code, lines = end(process)
     assert code == 128 + signal.SIGHUP and lines[-1].startswith("Error: ended by SIGHUP: ")
-    assert "is saved; --resume_model auto goes on from there" in lines[-1]
+    assert "is saved; --resume_model auto resumes from there" in lines[-1]
     assert find_checkpoints(str(tmp_path / "out"))
 
 

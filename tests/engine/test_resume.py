@@ -11,12 +11,12 @@ import time
 import numpy as np
 import paddle
 import pytest
-from helpers import ROOT, TINY, checkpoint_arrays, run_python, run_training
 
 from paddleseg_psp.config import Config
 from paddleseg_psp.engine.interruption import Interrupted
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.models.weights import read_weights
+from tests.helpers import ROOT, TINY, checkpoint_arrays, run_python, run_training
 
 EVERYTHING = {"num_workers": 2, "precision": "fp16", "ema_decay": 0.9}
 AUGMENTED = [
@@ -144,11 +144,11 @@ def test_a_signal_saves_and_ends_the_command(write_config, tmp_path, signum, cod
 
 @pytest.mark.slow
 def test_killed_and_resumed_runs_lose_nothing(write_config, tmp_path):
-    """tools/kill_and_resume.py with few kills; by hand it takes many."""
+    """dev/kill_and_resume.py with few kills; by hand it takes many."""
     config = write_config("PSANet", iters=20)
     arguments = ["--config", config, "--save_interval", 2, "--log_iters", 5, "--num_workers", 1, "--use_ema"]
     process = run_python(
-        ["tools/kill_and_resume.py", "--kills", 3, "--work_dir", tmp_path / "work", "--", *arguments], timeout=400
+        ["dev/kill_and_resume.py", "--kills", 3, "--work_dir", tmp_path / "work", "--", *arguments], timeout=400
     )
     assert process.returncode == 0, process.stdout + process.stderr
     assert "3 kills in" in process.stdout and "same bits" in process.stdout

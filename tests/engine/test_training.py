@@ -11,7 +11,6 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from helpers import TINY, relative_error, run_training, write_sums
 from visualdl import LogReader
 
 from paddleseg_psp.config import Config
@@ -22,6 +21,7 @@ from paddleseg_psp.engine.training_log import read_records
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.losses import CrossEntropyLoss
 from paddleseg_psp.models.weights import read_weights
+from tests.helpers import TINY, relative_error, run_training, write_sums
 
 TRAIN_LINE = (
     r"\[TRAIN\] epoch: \d+, iter: (\d+)/(\d+), loss: [\d.]+, lr: [\d.]+, batch_cost: [\d.]+, reader_cost: [\d.]+, "
@@ -185,7 +185,7 @@ def scripted_evaluations(monkeypatch, values):
         def mean_iou(self):
             return self.value
 
-    def scripted(model, dataset, **_):
+    def scripted(model, dataset, views, **_):
         matrix = Scripted(dataset.num_classes)
         matrix.value = next(values)
         return matrix
@@ -210,8 +210,8 @@ def test_accumulated_batches_equal_a_large_one(write_config, tmp_path):
     losses = [(weight, CrossEntropyLoss(avg_non_ignore=False)) for weight, _ in config.build_losses()]
     weights = {}
     for batch_size, accumulate in ((6, 1), (2, 3)):
-        config.data.update(batch_size=batch_size, accumulate=accumulate)
-        _, model = run_training(config, tmp_path / str(batch_size), with_evaluation=False, losses=losses)
+        batches = config.replaced({**config.data, "batch_size": batch_size, "accumulate": accumulate})
+        _, model = run_training(batches, tmp_path / str(batch_size), with_evaluation=False, losses=losses)
         weights[batch_size] = np.concatenate([value.numpy().ravel() for value in model.parameters()])
     start = np.concatenate([value.numpy().ravel() for value in seeded_model(config).parameters()])
     assert relative_error(weights[2] - start, weights[6] - start) < 1e-5

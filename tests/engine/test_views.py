@@ -3,11 +3,11 @@
 import numpy as np
 import paddle
 import pytest
-from helpers import relative_error
 
 from paddleseg_psp.engine.inference import TensorArrays
 from paddleseg_psp.engine.views import WHOLE, NumpyArrays, Views, restored
 from paddleseg_psp.errors import UserError
+from tests.helpers import relative_error
 
 WINDOWS = {"is_slide": True, "crop_size": [24, 16], "stride": [16, 12]}
 TOLERANCE = 1e-5  # relative: the two compute factors of interpolation in float32, each in its own way

@@ -3,19 +3,18 @@
 Arguments: configuration, folder, what goes wrong: nothing, nan (in the second process), killed (the second process).
 """
 
+import argparse
 import os
 import signal
-import sys
-
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
 import paddle
-from helpers import TINY, run_training
 
-from paddleseg_psp.cli.device import set_up
+from paddleseg_psp.commands.device import set_up
+from paddleseg_psp.commands.run import run
 from paddleseg_psp.config import Config
 from paddleseg_psp.engine import distributed
 from paddleseg_psp.losses import CrossEntropyLoss
+from tests.helpers import TINY, run_training
 
 
 class Failing(paddle.nn.Layer):
@@ -33,18 +32,16 @@ class Failing(paddle.nn.Layer):
         return self.loss(logits, label) * (float("nan") if wrong and self.what == "nan" else 1)
 
 
-def main(path, folder, what):
+def main(args):
     set_up("cpu", seed=3)
-    config = Config(path, [TINY, "model.dropout=0"])
-    losses = [(1, Failing(what)), (0.4, CrossEntropyLoss(avg_non_ignore=False))]
-    run_training(config, folder, with_evaluation=False, losses=losses, save_interval=5, seed=4)
+    config = Config(args.path, [TINY, "model.dropout=0"])
+    losses = [(1, Failing(args.what)), (0.4, CrossEntropyLoss(avg_non_ignore=False))]
+    run_training(config, args.folder, with_evaluation=False, losses=losses, save_interval=5, seed=4)
     print(f"process {distributed.rank()} has ended well", flush=True)
 
 
 if __name__ == "__main__":
-    from paddleseg_psp.cli.run import run
-
-    class Arguments:
-        debug = False
-
-    run(lambda _: main(*sys.argv[1:]), Arguments)
+    parser = argparse.ArgumentParser()
+    for name in ("path", "folder", "what"):
+        parser.add_argument(name)
+    run(main, parser, None)

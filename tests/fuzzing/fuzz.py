@@ -35,7 +35,6 @@ from PIL import Image
 from samples import hostile, valid
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-sys.path.append(os.path.join(ROOT, "tools", "data"))
 FORMATS = {
     "pdparams": "a.pdparams",
     "pdopt": "a.pdopt",
@@ -183,15 +182,14 @@ def _content(kind, seed, number):
 
 def _reader(kind):
     """Returns what reads a file as a user of the package would."""
-    import convert_cityscapes
-    import labelme2seg
     from paddle import nn
 
     from paddleseg_psp import registry
+    from paddleseg_psp.bundle.description import read_description
+    from paddleseg_psp.commands import convert_cityscapes, labelme2seg
     from paddleseg_psp.convert.conversion import read_checkpoint
     from paddleseg_psp.convert.mmsegmentation_config import read_config
-    from paddleseg_psp.data.decoding import read_image, read_label_values
-    from paddleseg_psp.deploy.description import read_description
+    from paddleseg_psp.data.reading.decoding import read_image, read_label_values
     from paddleseg_psp.engine.views import Views
     from paddleseg_psp.errors import UserError
     from paddleseg_psp.models.weights import load_weights, read_weights

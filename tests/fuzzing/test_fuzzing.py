@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT
+
+from tests.helpers import ROOT
 
 FUZZER = os.path.join("tests", "fuzzing", "fuzz.py")
 
@@ -81,15 +82,15 @@ MENDS = {  # what a reader takes care of: (the formats, file, text, what it woul
     "aliases": ("deploy", BUNDLES, "self._size(node, {}) > 4 * _LARGEST", "self._size(node, {}) is None"),
     "digits": ("deploy", BUNDLES, "len(node.value) > 100", "False"),
     "long descriptions": ("deploy", BUNDLES, "_LARGEST = 2**17", "_LARGEST = 2**27"),
-    "headers of arrays": ("npy", "paddleseg_psp/data/decoding.py", "version == (1, 0)", "True"),
+    "headers of arrays": ("npy", "paddleseg_psp/data/reading/decoding.py", "version == (1, 0)", "True"),
     "shapes of arrays": (
         "npy",
-        "paddleseg_psp/data/decoding.py",
+        "paddleseg_psp/data/reading/decoding.py",
         'open_memmap(path, mode="r")',
         'read_array(open(path, "rb"))',
     ),
-    "points far away": ("labelme", "tools/data/labelme2seg.py", "FARTHEST = 2**20", "FARTHEST = 2**62"),
-    "names of classes": ("labelme", "tools/data/labelme2seg.py", "not name.isprintable()", "False"),
+    "points far away": ("labelme", "paddleseg_psp/commands/labelme2seg.py", "FARTHEST = 2**20", "FARTHEST = 2**62"),
+    "names of classes": ("labelme", "paddleseg_psp/commands/labelme2seg.py", "not name.isprintable()", "False"),
     "messages": ("safetensors", "paddleseg_psp/errors.py", "ascii(text[:200])[1:-1]", "text"),
 }
 

@@ -11,9 +11,10 @@ import subprocess
 import time
 
 import numpy as np
-import psa_kernels
 import pytest
-from psa_kernels import COMPACT, SOURCES, TYPES, mask_channels
+
+from tests import psa_kernels
+from tests.psa_kernels import COMPACT, SOURCES, TYPES, mask_channels
 
 CITYSCAPES = (1, 512, 64, 128, (59, 59))  # PSANet's attention on a whole image
 # N, C, H, W, mask size

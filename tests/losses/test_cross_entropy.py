@@ -1,9 +1,9 @@
 import numpy as np
 import paddle
 import pytest
-from helpers import load_golden, relative_error
 
 from paddleseg_psp.losses import CrossEntropyLoss, OhemCrossEntropyLoss
+from tests.helpers import load_golden, relative_error
 
 TOLERANCE = 1e-6  # relative, float32
 

@@ -6,7 +6,6 @@ import numpy as np
 import paddle
 import paddleseg.models  # noqa: F401 (registers the losses)
 import pytest
-from helpers import TINY
 from paddleseg.cvlibs import manager
 
 from paddleseg_psp import registry
@@ -14,6 +13,7 @@ from paddleseg_psp.config import Config
 from paddleseg_psp.engine.trainer import loss_terms
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.losses.requirements import REFUSED, TWO_CLASSES
+from tests.helpers import TINY
 
 TOLERANCE = 1e-5  # relative, float32
 

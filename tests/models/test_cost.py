@@ -1,13 +1,13 @@
 import numpy as np
 import paddle
 import pytest
-from helpers import TinyBackbone
 from paddle import nn
 
 from paddleseg_psp.models import PSANet, PSPNet
 from paddleseg_psp.models.cost import multiply_adds
 from paddleseg_psp.models.layers import PointWiseSpatialAttention, PyramidPooling
 from paddleseg_psp.ops import psa_mask
+from tests.helpers import TinyBackbone
 
 
 class Small(nn.Layer):

@@ -2,11 +2,11 @@ import numpy as np
 import paddle
 import paddleseg.models
 import pytest
-from helpers import load_golden, parameters, relative_error
 from paddleseg.models.backbones import ResNet18_vd, ResNet50_vd
 
 from paddleseg_psp.models import PSANet, PSPNet
 from paddleseg_psp.models.backbones import ResNet, ResNet50_v1c, ResNet101_v1c, output_stride
+from tests.helpers import load_golden, parameters, relative_error
 
 TOLERANCE = 1e-5  # relative, float32
 

@@ -7,12 +7,12 @@ import zipfile
 
 import numpy as np
 import pytest
-from helpers import run_python
 
 from paddleseg_psp.convert.torch_files import MAGIC, read_torch
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.models.pickles import Inert
 from paddleseg_psp.models.weights import read_weights
+from tests.helpers import run_python
 
 P = pickle
 

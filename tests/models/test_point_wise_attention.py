@@ -5,9 +5,9 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from helpers import GOLDEN, golden_sizes, load_golden, parameters, relative_error
 
 from paddleseg_psp.models.layers import PointWiseSpatialAttention, covering_mask_size
+from tests.helpers import GOLDEN, golden_sizes, load_golden, parameters, relative_error
 
 TOLERANCE = 1e-5  # relative, float32
 

@@ -14,21 +14,22 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
 
-from paddleseg_psp.ops import build
+from paddleseg_psp.ops.library import lock, registration, variant
+from tests.helpers import ROOT
 
 COMPUTE = """
 import paddle
-from paddleseg_psp.ops import build, psa_mask
+from paddleseg_psp.ops import psa_mask
+from paddleseg_psp.ops import library
 from paddleseg_psp.ops.psamask.reference import psa_mask as reference
 
 x = paddle.rand([1, 9, 4, 5])
 for psa_type in ("collect", "distribute"):
     assert (psa_mask(x, psa_type, (3, 3)) == reference(x, psa_type, (3, 3))).all()
-print("native:", build.load_operator())
+print("native:", library.load_operator())
 """
-REQUIRE = "from paddleseg_psp.ops import build; build.load_operator(required=True)"
+REQUIRE = "from paddleseg_psp.ops import library; library.load_operator(required=True)"
 
 
 @pytest.fixture
@@ -132,15 +133,15 @@ def test_killed_builds_block_nothing(package):
 
 
 def test_waiting_for_another_process_ends(folders, monkeypatch):
-    name = build._Variant(cuda=False).file_name()
-    monkeypatch.setattr(build, "PATIENCE", 1.5)
+    name = variant.Variant(cuda=False).file_name()
+    monkeypatch.setattr(lock, "PATIENCE", 1.5)
     said = []
-    monkeypatch.setattr(build._log, "warning", said.append)
-    with open(folders / "cache" / name.replace(".so", ".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RuntimeError, match=rf"for 1\.5 s, or holds {re.escape(lock.name)}"):
-            build.build_library(folders / "cache")
-    assert said == [f"Waiting for another process that builds PSANet's operators ({lock.name})"]
+    monkeypatch.setattr(lock._log, "warning", said.append)
+    with open(folders / "cache" / name.replace(".so", ".lock"), "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(RuntimeError, match=rf"for 1\.5 s, or holds {re.escape(held.name)}"):
+            variant.build_library(folders / "cache")
+    assert said == [f"Waiting for another process that builds PSANet's operators ({held.name})"]
 
 
 def test_file_system_without_locks(folders, monkeypatch):
@@ -148,16 +149,16 @@ def test_file_system_without_locks(folders, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    monkeypatch.setattr(build, "_run", lambda command: fake_library(Path(command[command.index("-o") + 1])))
-    assert build.build_library(folders / "cache").exists()
+    monkeypatch.setattr(variant, "_run", lambda command: fake_library(Path(command[command.index("-o") + 1])))
+    assert variant.build_library(folders / "cache").exists()
 
 
 def test_leftovers_of_killed_builds_are_removed(folders, monkeypatch):
-    leftover = folders / "cache" / build._Variant(cuda=False).file_name().replace(".so", ".xyz.building")
+    leftover = folders / "cache" / variant.Variant(cuda=False).file_name().replace(".so", ".xyz.building")
     leftover.mkdir()
     (leftover / "library.so").write_text("half of it")
-    monkeypatch.setattr(build, "_run", lambda command: fake_library(Path(command[command.index("-o") + 1])))
-    library = build.build_library(folders / "cache")
+    monkeypatch.setattr(variant, "_run", lambda command: fake_library(Path(command[command.index("-o") + 1])))
+    library = variant.build_library(folders / "cache")
     beside = (library.with_suffix(".lock"), library.with_name(library.name + ".sha256"))
     assert sorted((folders / "cache").iterdir()) == sorted([library, *beside])
 
@@ -176,13 +177,13 @@ def test_damaged_libraries(package):
     damaged = [whole[:0], whole[:3], whole[:-1], flipped(whole, 100), flipped(whole, len(whole) // 2), flipped(whole, -1)]
     for content in damaged:
         library.write_bytes(content)
-        code, out, err = run(package, "-c", "from paddleseg_psp.ops import build; print(build.find_library())")
+        code, out, err = run(package, "-c", "from paddleseg_psp.ops import library; print(library.find_library())")
         assert (code, out) == (0, "None\n"), (len(content), err)
     code, out, err = run(package, "-m", "paddleseg_psp.ops.build")
     assert code == 0 and len(library.read_bytes()) == len(whole), err
     for text in ("", "nonsense"):
         sums.write_text(text)
-        assert run(package, "-c", "from paddleseg_psp.ops import build; print(build.find_library())")[1] == "None\n"
+        assert run(package, "-c", "from paddleseg_psp.ops import library; print(library.find_library())")[1] == "None\n"
 
     library.write_bytes(whole.replace(b"libpaddle.so", b"libpuddle.so"))
     sums.write_text(f"{hashlib.sha256(library.read_bytes()).hexdigest()}  {library.name}\n")
@@ -192,9 +193,9 @@ def test_damaged_libraries(package):
 
 def planted(folders, change):
     """Returns a library in the cache after a change of whose it is."""
-    library = folders / "cache" / build._Variant(cuda=False).file_name()
+    library = folders / "cache" / variant.Variant(cuda=False).file_name()
     fake_library(library)
-    assert build.find_library() == library
+    assert variant.find_library() == library
     change(library)
     return library
 
@@ -217,7 +218,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another u
 )
 def test_what_others_may_have_put_there_is_not_loaded(folders, change):
     planted(folders, change)
-    assert build.find_library() is None
+    assert variant.find_library() is None
 
 
 @as_root
@@ -226,37 +227,37 @@ def test_a_link_to_what_others_own(folders):
     theirs = folders / "theirs.so"
     os.rename(library, theirs)
     library.symlink_to(theirs)
-    assert build.find_library() == library  # ours
+    assert variant.find_library() == library  # ours
     os.chown(theirs, 4321, 4321)
-    assert build.find_library() is None
+    assert variant.find_library() is None
 
 
 def test_folders_that_only_others_can_close(folders, monkeypatch):
-    monkeypatch.setattr(build, "_run", lambda command: fake_library(Path(command[command.index("-o") + 1])))
+    monkeypatch.setattr(variant, "_run", lambda command: fake_library(Path(command[command.index("-o") + 1])))
     (folders / "cache").chmod(0o777)
-    assert build.find_library() is None
-    library = build.build_library(folders / "cache")  # the user's own folder is closed
-    assert build.find_library() == library and (folders / "cache").stat().st_mode & 0o777 == 0o755
+    assert variant.find_library() is None
+    library = variant.build_library(folders / "cache")  # the user's own folder is closed
+    assert variant.find_library() == library and (folders / "cache").stat().st_mode & 0o777 == 0o755
     (folders / "open").mkdir()
     (folders / "open").chmod(0o777)
     (folders / "open" / "cache").mkdir()
     with pytest.raises(RuntimeError, match=r"others may write .*open, and could replace what is built.*PADDLESEG_PSP_CACHE"):
-        build.build_library(folders / "open" / "cache")
+        variant.build_library(folders / "open" / "cache")
 
 
 @as_root
 def test_a_cache_of_another_user(folders, monkeypatch):
-    monkeypatch.setattr(build, "_run", lambda command: fake_library(Path(command[command.index("-o") + 1])))
+    monkeypatch.setattr(variant, "_run", lambda command: fake_library(Path(command[command.index("-o") + 1])))
     os.chown(folders / "cache", 4321, 4321)
     with pytest.raises(RuntimeError, match="cache belongs to another user"):
-        build.build_library(folders / "cache")
+        variant.build_library(folders / "cache")
 
 
 def test_missing_headers_of_paddle_are_named(folders, monkeypatch):
-    variant = build._Variant(cuda=False)
-    variant.includes = [folders / "nothing"]
+    cpu = variant.Variant(cuda=False)
+    cpu.includes = [folders / "nothing"]
     with pytest.raises(RuntimeError, match="all.h is missing. Install it again: pip install --force-reinstall paddlepaddle"):
-        variant.build(folders / "cache")
+        cpu.build(folders / "cache")
     assert not libraries(folders / "cache")
 
 
@@ -280,7 +281,7 @@ def test_a_failing_compiler_is_quoted(package):
 
     code, out, err = run(package, "-m", "paddleseg_psp.ops.build", CXX=cxx)
     assert code == 1 and "Traceback" not in err
-    assert "The operators were not built: the compiler failed" in err and "out of luck" in err
+    assert "the operators were not built: the compiler failed" in err and "out of luck" in err
     assert not libraries(package.parent)
 
 
@@ -316,28 +317,28 @@ def test_ahead_of_time_build_into_a_read_only_package(package):
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     """Lets `build` in this process look into a copy of the sources, and into empty folders for built operators."""
-    shutil.copytree(build.SOURCES, tmp_path / "csrc")
-    monkeypatch.setattr(build, "SOURCES", tmp_path / "csrc")
-    monkeypatch.setattr(build, "PREBUILT", tmp_path / "prebuilt")
+    shutil.copytree(variant.SOURCES, tmp_path / "csrc")
+    monkeypatch.setattr(variant, "SOURCES", tmp_path / "csrc")
+    monkeypatch.setattr(variant, "PREBUILT", tmp_path / "prebuilt")
     monkeypatch.setenv("PADDLESEG_PSP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CXX", compiler(tmp_path, "echo version 1"))
-    monkeypatch.setattr(build.paddle, "is_compiled_with_cuda", lambda: False)
+    monkeypatch.setattr(variant.paddle, "is_compiled_with_cuda", lambda: False)
     for name in ("prebuilt", "cache"):
         (tmp_path / name).mkdir()
     return tmp_path
 
 
 def test_file_names_tell_what_differs(folders, monkeypatch):
-    names = [build._Variant(cuda=False).file_name()]
+    names = [variant.Variant(cuda=False).file_name()]
 
     def differs():
-        names.append(build._Variant(cuda=False).file_name())
+        names.append(variant.Variant(cuda=False).file_name())
         return names.count(names[-1]) == 1
 
     assert not differs()
     compiler(folders, "echo version 2")
     assert differs()
-    monkeypatch.setattr(build.paddle.version, "full_version", "3.9.9")
+    monkeypatch.setattr(variant.paddle.version, "full_version", "3.9.9")
     assert differs()
     (folders / "csrc" / "psamask_cpu.cc").write_text("int changed;")
     assert differs()
@@ -347,41 +348,41 @@ def test_file_names_tell_what_differs(folders, monkeypatch):
 
 
 def test_what_fits_is_found(folders, monkeypatch):
-    assert build.find_library() is None
-    name = build._Variant(cuda=False).file_name()
+    assert variant.find_library() is None
+    name = variant.Variant(cuda=False).file_name()
     for folder in ("cache", "prebuilt"):  # the package comes first
         fake_library(folders / folder / name)
-        assert build.find_library() == folders / folder / name
+        assert variant.find_library() == folders / folder / name
     (folders / "cache" / name).unlink()
 
     compiler(folders, "echo version 2")
-    assert build.find_library() is None  # another compiler's
+    assert variant.find_library() is None  # another compiler's
     monkeypatch.setenv("CXX", "/nonexistent/g++")
-    assert build.find_library() == folders / "prebuilt" / name  # but better than none
+    assert variant.find_library() == folders / "prebuilt" / name  # but better than none
     (folders / "csrc" / "psamask.h").write_text("// other sources")
-    assert build.find_library() is None
+    assert variant.find_library() is None
 
 
 def test_paddle_for_cuda_prefers_its_kernels(folders, monkeypatch):
-    monkeypatch.setattr(build.paddle, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(variant.paddle, "is_compiled_with_cuda", lambda: True)
     monkeypatch.setenv("PATH", str(folders))
     (folders / "nvcc").write_text("#!/bin/sh\n")
     (folders / "nvcc").chmod(0o755)
     for cuda in (False, True):
-        name = build._Variant(cuda).file_name()
+        name = variant.Variant(cuda).file_name()
         fake_library(folders / "prebuilt" / name)
-        assert build.find_library() == folders / "prebuilt" / name
+        assert variant.find_library() == folders / "prebuilt" / name
     (folders / "nvcc").unlink()
-    assert build.find_library().name == name
+    assert variant.find_library().name == name
 
 
 def test_on_a_gpu_the_cpu_kernels_alone_are_not_enough(monkeypatch):
-    monkeypatch.setattr(build, "_register", lambda: (False, None))
-    assert build.load_operator()
-    monkeypatch.setattr(build.paddle, "get_device", lambda: "gpu:0")
-    assert not build.load_operator()
+    monkeypatch.setattr(registration, "_register", lambda: (False, None))
+    assert registration.load_operator()
+    monkeypatch.setattr(variant.paddle, "get_device", lambda: "gpu:0")
+    assert not registration.load_operator()
     with pytest.raises(RuntimeError, match="nvcc"):
-        build.load_operator(required=True)
+        registration.load_operator(required=True)
 
 
 needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
@@ -389,7 +390,7 @@ needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not in
 
 @needs_nvcc
 def test_cuda_kernels_compile(tmp_path):
-    for source in build.SOURCES.glob("*.cu"):
+    for source in variant.SOURCES.glob("*.cu"):
         files = ["-c", source, "-o", tmp_path / "kernels.o"]
         subprocess.run(["nvcc", "-std=c++17", "-Werror", "all-warnings", *files], check=True)
 
@@ -397,7 +398,7 @@ def test_cuda_kernels_compile(tmp_path):
 @needs_nvcc
 @pytest.mark.slow
 def test_library_for_cuda_builds(tmp_path):
-    library = build._Variant(cuda=True).build(tmp_path)
+    library = variant.Variant(cuda=True).build(tmp_path)
     symbols = subprocess.run(["nm", "-D", "--defined-only", library], stdout=subprocess.PIPE, text=True, check=True).stdout
     for device in ("cpu", "cuda"):
         for name in ("psamask_forward", "psamask_backward", "psa_attention_forward", "psa_attention_backward"):
@@ -423,7 +424,7 @@ def test_installing_compiles_the_operator_into_the_package(tmp_path):
         tmp_path / "site",
     ]
     subprocess.run([*map(str, command), str(sources)], check=True)
-    script = "import paddleseg_psp; from paddleseg_psp.ops import build; print(build.find_library())"
+    script = "import paddleseg_psp; from paddleseg_psp.ops import library; print(library.find_library())"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PADDLESEG_PSP_CACHE": str(tmp_path / "cache")}
     process = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout.startswith(str(tmp_path / "site" / "paddleseg_psp" / "ops" / "_lib"))
@@ -435,18 +436,18 @@ def test_a_compiler_that_is_none(folders, monkeypatch, cxx, message):
     (folders / "text").chmod(0o755)
     monkeypatch.setenv("CXX", cxx.format(folders))
     with pytest.raises(RuntimeError, match=message.format(folders)):
-        build.build_library(folders / "cache")
+        variant.build_library(folders / "cache")
 
 
 def test_a_compiler_named_blank_is_gcc(folders, monkeypatch):
     monkeypatch.setenv("CXX", " ")
-    assert build._Variant(cuda=False).compiler == ["g++"]
+    assert variant.Variant(cuda=False).compiler == ["g++"]
 
 
 def test_messages_of_a_compiler_need_not_be_utf8(folders):
     compiler(folders, '[ "$1" = --version ] && exit', "printf '\\351chec\\n'; exit 1")
     with pytest.raises(RuntimeError, match="\ufffdchec"):
-        build.build_library(folders / "cache")
+        variant.build_library(folders / "cache")
 
 
 def test_without_locks_a_folder_that_may_be_in_use_is_left_alone(folders, monkeypatch):
@@ -454,8 +455,8 @@ def test_without_locks_a_folder_that_may_be_in_use_is_left_alone(folders, monkey
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    stem = build._Variant(cuda=False).file_name()[: -len(".so")]
+    stem = variant.Variant(cuda=False).file_name()[: -len(".so")]
     (folders / "cache" / f"{stem}.other.building").mkdir()
-    monkeypatch.setattr(build._Variant, "_compile", lambda self, folder: shutil.copy(shutil.which("true"), folder))
-    build.build_library(folders / "cache")
+    monkeypatch.setattr(variant.Variant, "_compile", lambda self, folder: shutil.copy(shutil.which("true"), folder))
+    variant.build_library(folders / "cache")
     assert (folders / "cache" / f"{stem}.other.building").exists()

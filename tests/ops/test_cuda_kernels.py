@@ -6,10 +6,11 @@ import shutil
 import subprocess
 
 import numpy as np
-import psa_kernels
 import pytest
-from helpers import ROOT, run_python
-from psa_kernels import COMPACT, SOURCES, TYPES, inputs, mask_channels
+
+from tests import psa_kernels
+from tests.helpers import ROOT, run_python
+from tests.psa_kernels import COMPACT, SOURCES, TYPES, inputs, mask_channels
 
 # N, C, H, W, mask size
 SHAPES = [
@@ -100,9 +101,8 @@ def test_what_is_not_finite_stays_visible(bad, kernels):
 
 RACES = """
 import sys
-sys.path.insert(0, sys.argv[2])
 import numpy as np
-import psa_kernels
+from tests import psa_kernels
 
 np.random.seed(0)
 kernels = psa_kernels.load(sys.argv[1])
@@ -127,6 +127,6 @@ def test_no_races_in_shared_memory(tmp_path):
         ["g++", "-print-file-name=libtsan.so"], stdout=subprocess.PIPE, text=True, check=True
     ).stdout.strip()
     environment = {"LD_PRELOAD": os.path.realpath(runtime), "OPENBLAS_NUM_THREADS": "1"}
-    result = run_python(["-c", RACES, path, os.path.join(ROOT, "tests")], env=environment)
+    result = run_python(["-c", RACES, path], env=environment)
     assert "data race" not in result.stderr, result.stderr[:5000]
     assert result.returncode == 0 and "all equal" in result.stdout, result.stderr[-5000:]

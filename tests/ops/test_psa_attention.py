@@ -11,11 +11,11 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from helpers import ROOT, relative_error, run_python
-from psa_kernels import COMPACT, ELEMENTS, TYPES, attention_geometry, inputs
-from psa_kernels import psa_attention as numpy_psa_attention
 
-from paddleseg_psp.ops import build, psa_attention, psa_mask
+from paddleseg_psp.ops import library, psa_attention, psa_mask
+from tests.helpers import ROOT, relative_error, run_python
+from tests.psa_kernels import COMPACT, ELEMENTS, TYPES, attention_geometry, inputs
+from tests.psa_kernels import psa_attention as numpy_psa_attention
 
 # N, C, H, W, mask size
 SHAPES = [
@@ -204,7 +204,7 @@ def test_wrong_arguments_are_named(arguments, error, message, implementation):
 
 @pytest.mark.parametrize("value, mask", [([1, 8, 4, 5], [1, 15, 4, 6]), ([1, 8, 4, 6], [1, 14, 4, 6])])
 def test_native_operator_checks_what_a_predictor_is_fed(value, mask):
-    build.load_operator(required=True)
+    library.load_operator(required=True)
     with pytest.raises(Exception, match="psa_attention expects"):
         arguments = paddle.zeros(value), paddle.zeros(mask), "collect", 3, 5, True
         paddle._C_ops._run_custom_op("paddleseg_psa_attention", *arguments)
@@ -290,10 +290,10 @@ def kernels(request, tmp_path_factory):
     """The kernels with no better instructions than those of a level, as processors without have to use them."""
     if not shutil.which("g++"):
         pytest.skip("g++ is not installed")
-    library = tmp_path_factory.mktemp("kernels") / "kernels.so"
+    path = tmp_path_factory.mktemp("kernels") / "kernels.so"
     command = ["g++", "-O3", "-std=c++17", "-w", "-shared", "-fPIC", "-pthread", f"-DPSA_INSTRUCTIONS={request.param}"]
-    subprocess.run([*command, build.SOURCES / "psa_attention_cpu.cc", "-o", library], check=True)
-    return ctypes.CDLL(str(library))
+    subprocess.run([*command, library.SOURCES / "psa_attention_cpu.cc", "-o", path], check=True)
+    return ctypes.CDLL(str(path))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -317,7 +317,7 @@ def test_every_instruction_set(psa_type, softmax, dtype, kernels):
 @pytest.mark.skipif(not shutil.which("nm") or sys.platform != "linux", reason="nm of Linux is needed")
 def test_library_asks_openmp_for_no_more_than_paddle_has():
     """What Paddle's OpenMP lacks would be taken from any other in the process, whose threads know nothing of the loop."""
-    build.load_operator(required=True)
+    library.load_operator(required=True)
 
     def symbols(library, *options):
         lines = subprocess.run(
@@ -327,6 +327,6 @@ def test_library_asks_openmp_for_no_more_than_paddle_has():
             name for name in (line.split()[-1].split("@")[0] for line in lines) if name.lower().startswith(("gomp", "omp_"))
         }
 
-    needed = symbols(build.find_library(), "--undefined-only")
+    needed = symbols(library.find_library(), "--undefined-only")
     openmp = os.path.join(os.path.dirname(paddle.__file__), "libs", "libiomp5.so")
     assert needed and needed <= symbols(openmp, "--defined-only")

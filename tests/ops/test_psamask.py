@@ -7,10 +7,10 @@ import os
 import numpy as np
 import paddle
 import pytest
-from helpers import GOLDEN, ROOT, relative_error, run_python
 
-from paddleseg_psp.ops import build, psa_attention, psa_mask
+from paddleseg_psp.ops import library, psa_attention, psa_mask
 from paddleseg_psp.ops.psamask.reference import psa_mask as reference_psa_mask
+from tests.helpers import GOLDEN, ROOT, relative_error, run_python
 
 TYPES = ["collect", "distribute"]
 IMPLEMENTATIONS = ["native", "reference"]
@@ -228,10 +228,10 @@ PREDICT = """
 import sys
 import numpy as np
 import paddle
-from paddleseg_psp.ops import build
+from paddleseg_psp.ops import library
 
 folder, onednn = sys.argv[1:]
-build.load_operator(required=True)
+library.load_operator(required=True)
 for name in ("fixed", "unknown"):
     config = paddle.inference.Config(f"{folder}/{name}.json", f"{folder}/{name}.pdiparams")
     config.disable_glog_info()
@@ -249,7 +249,7 @@ for name in ("fixed", "unknown"):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """Exported models of both types, with fixed and unknown sizes, and what they must give for x.npy."""
-    build.load_operator(required=True)
+    library.load_operator(required=True)
     paddle.seed(1)
     folder, expected = tmp_path_factory.mktemp("exported"), {}
     x = np.random.RandomState(1).standard_normal((2, 3, 6, 7)).astype("float32")
@@ -344,6 +344,6 @@ def test_unknown_implementation(monkeypatch):
 
 
 def test_native_operator_checks_what_a_predictor_is_fed():
-    build.load_operator(required=True)
+    library.load_operator(required=True)
     with pytest.raises(Exception, match="mask_height"):
         paddle._C_ops._run_custom_op("paddleseg_psa_mask", paddle.zeros([1, 14, 4, 6]), "collect", 3, 5)

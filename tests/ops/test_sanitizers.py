@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from paddleseg_psp.ops import build
+from paddleseg_psp.ops import library
 
 
 @pytest.mark.slow
@@ -14,12 +14,12 @@ from paddleseg_psp.ops import build
 @pytest.mark.parametrize("sanitizers, instructions", [("thread", 2), ("address,undefined", 0), ("address,undefined", 2)])
 def test_kernels_are_clean(sanitizers, instructions, tmp_path):
     """Threads are the standard library's here, since GCC's OpenMP is not known to the thread sanitizer."""
-    sources = [*sorted(build.SOURCES.glob("*_cpu.cc")), os.path.join(os.path.dirname(__file__), "sanitized.cc")]
+    sources = [*sorted(library.SOURCES.glob("*_cpu.cc")), os.path.join(os.path.dirname(__file__), "sanitized.cc")]
     flags = [
         f"-fsanitize={sanitizers}",
         "-fno-sanitize-recover=all",
         f"-DPSA_INSTRUCTIONS={instructions}",
-        f"-I{build.SOURCES}",
+        f"-I{library.SOURCES}",
     ]
     command = ["g++", "-O1", "-g", "-std=c++17", "-Wno-psabi", "-Wno-ignored-attributes", "-pthread", *flags, *sources]
     subprocess.run([*command, "-o", tmp_path / "run"], check=True)

@@ -4,8 +4,9 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT
-from tipc_chains import MODE, chain_file
+
+from tests.helpers import ROOT
+from tests.tipc_chains import MODE, chain_file
 
 
 @pytest.fixture

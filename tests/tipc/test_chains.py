@@ -5,7 +5,8 @@ import os
 import re
 
 import pytest
-from helpers import ROOT
+
+from tests.helpers import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -14,9 +14,10 @@ import time
 
 import numpy as np
 import pytest
-from helpers import ROOT
 from PIL import Image
-from tipc_chains import MODE, chain_file
+
+from tests.helpers import ROOT
+from tests.tipc_chains import MODE, chain_file
 
 pytestmark = pytest.mark.slow
 
@@ -168,7 +169,6 @@ def test_a_killed_worker_of_two_fails_the_chain(run_chain, tmp_path):
         "import os, runpy, sys\n"
         "if os.environ['PADDLE_TRAINER_ID'] == '1':\n"
         "    os.kill(os.getpid(), 9)\n"
-        "sys.path.insert(0, os.getcwd())\n"
         "runpy.run_path('train.py', run_name='__main__')\n"
     )
     process, _ = run_chain(line_4="gpu_list:-1,-1", line_16=f"norm_train:{script} --config {tmp_path}/config.yml")

@@ -3,11 +3,11 @@ import sys
 
 import numpy as np
 import pytest
-import tipc
-from helpers import ROOT, run_python
 from PIL import Image
 
-from paddleseg_psp.data.images import find_images
+from paddleseg_psp.data.reading.images import find_images
+from test_tipc import tipc
+from tests.helpers import ROOT, run_python
 
 PSANET = os.path.join(ROOT, "test_tipc/configs/psanet/train_infer_python.txt")
 MODE = "lite_train_lite_infer"

@@ -4,7 +4,6 @@ import os
 import cv2
 import numpy as np
 import pytest
-from helpers import run_python
 from PIL import Image
 
 from paddleseg_psp.errors import UserError
@@ -19,6 +18,7 @@ from paddleseg_psp.visual import (
     write_image,
 )
 from paddleseg_psp.visual.comparison import draw_comparison
+from tests.helpers import run_python
 
 PALETTE = [(200, 10, 20), (30, 40, 250)]
 CLASSES = np.array([[0, 1], [1, 255]], np.uint8)
@@ -97,7 +97,7 @@ def test_picture_of_predictions(tiny_data, tmp_path):
 
 
 def test_curves(tmp_path):
-    """Two runs show as lines of two colours, the upper one in the loss's panel being the one with the larger loss."""
+    """Two runs show as lines of two colors, the upper one in the loss's panel being the one with the larger loss."""
     runs = {
         name: [{"group": "Train", "iteration": i, "loss": loss, "lr": 0.1} for i in range(1, 200)]
         + [{"group": "Evaluate", "iteration": 100, "mIoU": None}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from paddle import Tensor, nn
 from paddleseg.models.layers import SyncBatchNorm
@@ -41,7 +42,7 @@ class BasicBlock(_Block):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, style: str = "pytorch") -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, dilation: int) -> None:
         super().__init__(in_channels, width, stride)
         self.conv1 = nn.Conv2D(in_channels, width, 3, stride, padding=dilation, dilation=dilation, bias_attr=False)
         self.bn1 = SyncBatchNorm(width)
@@ -75,6 +76,8 @@ class Bottleneck(_Block):
 class ResNet(nn.Layer):
     """ResNet (He et al., CVPR 2016) with dilated last stages.
 
+    It returns the feature maps of the four stages; `feat_channels` lists their channels.
+
     Args:
         depth: 18, 34, 50, 101 or 152.
         output_stride: 8, 16 or 32; stages beyond it are dilated instead of strided.
@@ -83,12 +86,11 @@ class ResNet(nn.Layer):
         deep_stem: three 3×3 convolutions at the start ("v1c") instead of one 7×7 ("v1b", torchvision's).
         stem_channels: channels after the stem; inside a deep one there are half as many. mmsegmentation has 64, semseg
             128.
-        dilations: of the four stages; None means those that the output stride needs.
+        dilations: dilations of the four stages; None means those that the output stride needs.
         contract_dilation: halve the dilation of a dilated stage's first block, as mmsegmentation does; semseg does not.
-        style: "pytorch" or "caffe": whether a bottleneck's 3×3 or first 1×1 convolution has the stride.
+        style: "pytorch" or "caffe": whether a bottleneck's 3×3 or first 1×1 convolution has the stride; below depth 50 both
+            are the same.
         pretrained: path or URL of weights.
-
-    Returns of forward: the feature maps of the four stages; `feat_channels` lists their channels.
 
     Raises:
         ValueError: a depth, output stride or style outside the allowed ones.
@@ -118,14 +120,15 @@ class ResNet(nn.Layer):
         self._add_stem(in_channels, stem_channels, deep_stem)
         self.maxpool = nn.MaxPool2D(3, stride=2, padding=1)
         block = BasicBlock if depth < 50 else Bottleneck
+        options = {} if depth < 50 else {"style": style}
         self.feat_channels = [block.expansion * base_channels * 2**stage for stage in range(4)]
         strides, needed = STRIDES_AND_DILATIONS[output_stride]
         channels = stem_channels
         for stage, (blocks, stride, dilation) in enumerate(zip(DEPTHS[depth], strides, dilations or needed)):
             first_dilation = dilation // 2 if contract_dilation and dilation > 1 else dilation
             width, out_channels = base_channels * 2**stage, self.feat_channels[stage]
-            layers = [block(channels, width, stride, first_dilation, style)]
-            layers += [block(out_channels, width, 1, dilation, style) for _ in range(blocks - 1)]
+            layers = [block(channels, width, stride, first_dilation, **options)]
+            layers += [block(out_channels, width, 1, dilation, **options) for _ in range(blocks - 1)]
             self.add_sublayer(f"layer{stage + 1}", nn.Sequential(*layers))
             channels = out_channels
         if pretrained is not None:
@@ -153,22 +156,61 @@ class ResNet(nn.Layer):
         return features
 
 
-def _versions(depth):
-    """Registers a depth's two versions, v1b with torchvision's stem and v1c with a deep one, and returns them."""
-
-    def version(name, deep_stem):
-        def backbone(**options):
-            return ResNet(depth, deep_stem=deep_stem, **options)
-
-        backbone.__name__ = f"ResNet{depth}_{name}"
-        backbone.__doc__ = f"ResNet-{depth}{' with a deep stem' if deep_stem else ''}; options as for `ResNet`."
-        return register(backbone)
-
-    return version("v1b", False), version("v1c", True)
+@register
+def ResNet18_v1b(**options: Any) -> ResNet:
+    """ResNet-18; options as for `ResNet`."""
+    return ResNet(18, deep_stem=False, **options)
 
 
-ResNet18_v1b, ResNet18_v1c = _versions(18)
-ResNet34_v1b, ResNet34_v1c = _versions(34)
-ResNet50_v1b, ResNet50_v1c = _versions(50)
-ResNet101_v1b, ResNet101_v1c = _versions(101)
-ResNet152_v1b, ResNet152_v1c = _versions(152)
+@register
+def ResNet18_v1c(**options: Any) -> ResNet:
+    """ResNet-18 with a deep stem; options as for `ResNet`."""
+    return ResNet(18, deep_stem=True, **options)
+
+
+@register
+def ResNet34_v1b(**options: Any) -> ResNet:
+    """ResNet-34; options as for `ResNet`."""
+    return ResNet(34, deep_stem=False, **options)
+
+
+@register
+def ResNet34_v1c(**options: Any) -> ResNet:
+    """ResNet-34 with a deep stem; options as for `ResNet`."""
+    return ResNet(34, deep_stem=True, **options)
+
+
+@register
+def ResNet50_v1b(**options: Any) -> ResNet:
+    """ResNet-50; options as for `ResNet`."""
+    return ResNet(50, deep_stem=False, **options)
+
+
+@register
+def ResNet50_v1c(**options: Any) -> ResNet:
+    """ResNet-50 with a deep stem; options as for `ResNet`."""
+    return ResNet(50, deep_stem=True, **options)
+
+
+@register
+def ResNet101_v1b(**options: Any) -> ResNet:
+    """ResNet-101; options as for `ResNet`."""
+    return ResNet(101, deep_stem=False, **options)
+
+
+@register
+def ResNet101_v1c(**options: Any) -> ResNet:
+    """ResNet-101 with a deep stem; options as for `ResNet`."""
+    return ResNet(101, deep_stem=True, **options)
+
+
+@register
+def ResNet152_v1b(**options: Any) -> ResNet:
+    """ResNet-152; options as for `ResNet`."""
+    return ResNet(152, deep_stem=False, **options)
+
+
+@register
+def ResNet152_v1c(**options: Any) -> ResNet:
+    """ResNet-152 with a deep stem; options as for `ResNet`."""
+    return ResNet(152, deep_stem=True, **options)

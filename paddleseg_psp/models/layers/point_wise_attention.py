@@ -8,11 +8,11 @@ import paddle
 from paddle import Tensor, nn
 from paddleseg.models.layers import ConvBNReLU
 
+from paddleseg_psp.models.layers.conventions import CONVENTIONS
 from paddleseg_psp.models.layers.resize import resize, spatial_size
 from paddleseg_psp.ops import psa_attention
 
-PSA_TYPES = ("collect", "distribute", "bi-direction")  # PaddleSeg's 0, 1, 2 are the positions in this list
-CONVENTIONS = ("semseg", "mmsegmentation")
+BRANCHES = ("collect", "distribute", "bi-direction")  # PaddleSeg's 0, 1, 2 are the positions in this list
 
 
 def covering_mask_size(
@@ -31,26 +31,25 @@ def covering_mask_size(
 
 
 class PointWiseSpatialAttention(nn.Layer):
-    """Lets each position gather from, and spread to, all others by learnt weights: [N, C, H, W] -> [N, 2C, H, W].
+    """Lets each position collect from, and distribute to, all others by learned weights: [N, C, H, W] -> [N, 2C, H, W].
 
     The result is the input concatenated with the attended feature. Source: Zhao et al., PSANet (ECCV 2018), section 3, and the
     authors' implementation (semseg); parameter names and the order of the two branches ([distribute, collect]) are those of
     PSANet_paddle.
 
     Args:
-        in_channels: C.
+        in_channels: channels of the input, C.
         mid_channels: channels inside the attention.
         psa_type: "collect", "distribute" or "bi-direction", or PaddleSeg's 0, 1, 2.
         compact: predict the attention over the whole map directly instead of over a mask around each position; then
             (mask_h, mask_w) must be the shrunk map, and inputs of another size are refused.
         shrink_factor: shrinks the map by this factor before attention; 1 leaves it.
-        mask_h, mask_w: the mask in positions of the shrunk map, both odd; see `covering_mask_size`. "mmsegmentation"
-            takes even ones too, which reach one position less far up and left.
-        normalization_factor: the attended feature is divided by it; None means mask_h * mask_w.
-        psa_softmax: softmax over each position's weights.
-        convention: "semseg" shrinks to (h - 1) // factor + 1 with aligned corners. "mmsegmentation" does so only where
-            both sides are no multiples of the factor, otherwise shrinks to h // factor with corners not aligned; it pads the
-            projection by 1, and in compact mode of a single branch transposes collect where semseg transposes distribute.
+        mask_h: height of the mask in positions of the shrunk map, odd; see `covering_mask_size`. The "mmsegmentation"
+            convention allows even sizes too, which reach one position less far up and left.
+        mask_w: width of the mask; see mask_h.
+        normalization_factor: divides the attended feature; None means mask_h * mask_w.
+        psa_softmax: apply a softmax to the weights of each position.
+        convention: "semseg" or "mmsegmentation": whose implementation it equals; see `conventions.py` for the differences.
         align_corners: used by "mmsegmentation" alone, for resizing when shrink_factor is 1.
 
     Raises:
@@ -72,13 +71,13 @@ class PointWiseSpatialAttention(nn.Layer):
         align_corners: bool = True,
     ) -> None:
         super().__init__()
-        self.psa_type = PSA_TYPES[psa_type] if isinstance(psa_type, int) and 0 <= psa_type < len(PSA_TYPES) else psa_type
-        if self.psa_type not in PSA_TYPES:
-            raise ValueError(f"psa_type must be one of {', '.join(PSA_TYPES)} or 0, 1, 2, not {psa_type!r}")
+        self.psa_type = BRANCHES[psa_type] if isinstance(psa_type, int) and 0 <= psa_type < len(BRANCHES) else psa_type
+        if self.psa_type not in BRANCHES:
+            raise ValueError(f"psa_type must be one of {', '.join(BRANCHES)} or 0, 1, 2, not {psa_type!r}")
         if convention not in CONVENTIONS:
             raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, not {convention!r}")
-        if not compact and convention == "semseg" and (mask_h % 2 == 0 or mask_w % 2 == 0):
-            raise ValueError(f"mask_h and mask_w must be odd, so that the mask has a centre, not {mask_h} and {mask_w}")
+        if not compact and not CONVENTIONS[convention].takes_even_masks and (mask_h % 2 == 0 or mask_w % 2 == 0):
+            raise ValueError(f"mask_h and mask_w must be odd, so that the mask has a center, not {mask_h} and {mask_w}")
         if shrink_factor < 1:
             raise ValueError(f"shrink_factor must be at least 1, not {shrink_factor}")
         self.compact = compact
@@ -86,15 +85,16 @@ class PointWiseSpatialAttention(nn.Layer):
         self.mask_size = (mask_h, mask_w)
         self.normalization = mask_h * mask_w if normalization_factor is None else normalization_factor
         self.psa_softmax = psa_softmax
-        self.mmsegmentation = convention == "mmsegmentation"
+        self.convention = CONVENTIONS[convention]
         self.align_corners = align_corners
-        branches = 2 if self.psa_type == "bi-direction" else 1
+        self.alone = self.psa_type != "bi-direction"
+        branches = 1 if self.alone else 2
 
         self.reduce_layer, self.attention = self._branch(in_channels, mid_channels)
-        if branches == 2:
+        if not self.alone:
             self.reduce_p, self.attention_p = self._branch(in_channels, mid_channels)
         self.proj = ConvBNReLU(
-            mid_channels * branches, in_channels, 1, padding=1 if self.mmsegmentation else 0, bias_attr=False
+            mid_channels * branches, in_channels, 1, padding=self.convention.projection_padding, bias_attr=False
         )
 
     def _branch(self, in_channels, mid_channels):
@@ -113,14 +113,14 @@ class PointWiseSpatialAttention(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         size = spatial_size(x)
         shrunk, align_corners = self._shrunk_size(size)
-        if self.psa_type == "bi-direction":
+        if not self.alone:
             collected = self._attend(x, self.reduce_layer, self.attention, "collect", shrunk, align_corners)
             distributed = self._attend(x, self.reduce_p, self.attention_p, "distribute", shrunk, align_corners)
             attended = paddle.concat([distributed, collected], axis=1)
         else:
             attended = self._attend(x, self.reduce_layer, self.attention, self.psa_type, shrunk, align_corners)
         attended = self.proj(attended)
-        if self.shrink_factor != 1 or self.mmsegmentation:
+        if self.convention.resizes_back(self.shrink_factor):
             attended = resize(attended, size, align_corners)
         return paddle.concat([x, attended], axis=1)
 
@@ -136,21 +136,13 @@ class PointWiseSpatialAttention(nn.Layer):
             for mask, length in zip(masks, size)
         )
         pairs = (size[0] * size[1]) ** 2 if as_published else rows * columns
-        directions = 2 if self.psa_type == "bi-direction" else 1
+        directions = 1 if self.alone else 2
         return shape[0] * self.reduce_layer._conv.weight.shape[0] * pairs * directions
 
     @paddle.jit.not_to_static  # plain Python on sizes
     def _shrunk_size(self, size):
         """Returns the size at which attention runs and whether resizing to and from it aligns corners."""
-        factor = self.shrink_factor
-        if self.mmsegmentation:
-            if not all(isinstance(side, int) for side in size):
-                raise ValueError("the mmsegmentation convention depends on the input size: export with a fixed --input_shape")
-            if factor == 1:
-                return size, self.align_corners
-            if not all(side % factor for side in size):
-                return [side // factor for side in size], False
-        return [(side - 1) // factor + 1 for side in size], True
+        return self.convention.shrunk_size(size, self.shrink_factor, self.align_corners)
 
     def _attend(self, x, reduce, attention, direction, size, align_corners):
         value = reduce(x)
@@ -163,8 +155,7 @@ class PointWiseSpatialAttention(nn.Layer):
             mask, mask_size = self.with_odd_sides(mask, size)
             return psa_attention(value, mask, direction, mask_size, self.psa_softmax, self.normalization)
         self._check_compact_size(value.shape[2:])
-        if self.mmsegmentation and self.psa_type != "bi-direction":
-            direction = "distribute" if direction == "collect" else "collect"
+        direction = self.convention.compact_direction(direction, self.alone)
         return psa_attention(value, mask, direction, None, self.psa_softmax, self.normalization)
 
     def with_odd_sides(self, mask: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[int, int]]:

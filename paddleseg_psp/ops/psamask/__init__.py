@@ -9,7 +9,9 @@ from numbers import Integral
 import paddle
 from paddle import Tensor
 
+from paddleseg_psp.ops.library import load_operator
 from paddleseg_psp.ops.psamask import reference
+from paddleseg_psp.paddle_internals import run_operator
 
 PSA_TYPES = ("collect", "distribute")
 IMPLEMENTATIONS = ("auto", "native", "reference")  # by the environment variable PSA_MASK_IMPL
@@ -42,7 +44,7 @@ def psa_mask(x: Tensor, psa_type: str, mask_size: Sequence[int]) -> Tensor:
     _check(x, psa_type, mask_height * mask_width)
     if not _is_native():
         return reference.psa_mask(x, psa_type, (mask_height, mask_width))
-    return paddle._C_ops._run_custom_op("paddleseg_psa_mask", x, psa_type, mask_height, mask_width)[0]
+    return run_operator("paddleseg_psa_mask", x, psa_type, mask_height, mask_width)[0]
 
 
 @paddle.jit.not_to_static
@@ -81,7 +83,7 @@ def psa_attention(
         raise TypeError(f"value and mask must be of one type, not {value.dtype} and {mask.dtype}")
     if _is_native():
         arguments = value, mask, psa_type, mask_height, mask_width, softmax
-        attended = paddle._C_ops._run_custom_op("paddleseg_psa_attention", *arguments)[0]
+        attended = run_operator("paddleseg_psa_attention", *arguments)[0]
     else:
         attended = reference.psa_attention(value, mask, psa_type, mask_size, softmax)
     return attended if normalization == 1 else attended / normalization
@@ -90,7 +92,7 @@ def psa_attention(
 def _checked_mask_size(mask_size):
     pair = list(mask_size) if isinstance(mask_size, (list, tuple)) else []
     if len(pair) != 2 or not all(isinstance(size, Integral) and size > 0 and size % 2 for size in pair):
-        raise ValueError(f"mask_size must be (mask_h, mask_w), both odd so that the mask has a centre, not {mask_size}")
+        raise ValueError(f"mask_size must be (mask_h, mask_w), both odd so that the mask has a center, not {mask_size}")
     return int(pair[0]), int(pair[1])
 
 
@@ -104,9 +106,7 @@ def _check(x, psa_type, channels, meaning="mask_h * mask_w"):
 
 
 def _is_native():
-    from paddleseg_psp.ops import build  # not above: `python -m paddleseg_psp.ops.build` would then import it twice
-
     choice = os.environ.get("PSA_MASK_IMPL", "auto")
     if choice not in IMPLEMENTATIONS:
         raise ValueError(f"PSA_MASK_IMPL must be one of {', '.join(IMPLEMENTATIONS)}, not {choice!r}")
-    return choice != "reference" and build.load_operator(required=choice == "native")
+    return choice != "reference" and load_operator(required=choice == "native")

@@ -45,7 +45,7 @@ def _to_feature_indices(x):
     """
     batch, size, mask_size, inner = sizes(x)
     zeros = paddle.zeros([batch, size, size, inner], x.dtype)
-    start = mask_size // 2 + 1  # so that the mask's centre comes to column size - 1 of 2 * size
+    start = mask_size // 2 + 1  # so that the mask's center comes to column size - 1 of 2 * size
     x = paddle.concat([zeros, x, zeros], axis=2)[:, :, start : start + 2 * size]
     x = x.flatten(1, 2)[:, size - 1 : 2 * size * size - 1]
     return x.reshape([0, size, 2 * size - 1, -1])[:, :, :size]

@@ -56,9 +56,9 @@ inline void Store(float x, Half* to) {
   const uint32_t sign = BitCast<uint32_t>(x) >> 16 & 0x8000, magnitude = BitCast<uint32_t>(x) & 0x7fffffff;
   uint32_t bits;
   if (magnitude > 0x7f800000) {
-    bits = 0x7e00;                                  // not a number
+    bits = 0x7e00;  // not a number
   } else if (magnitude >= 0x477ff000) {
-    bits = 0x7c00;                                  // from 65520 on, infinity
+    bits = 0x7c00;  // from 65520 on, infinity
   } else if (magnitude < 0x38800000) {
     bits = BitCast<uint32_t>(BitCast<float>(magnitude) + 0.5f) - 0x3f000000;  // subnormal: 0.5's last bit is 2^-24
   } else {

@@ -39,6 +39,6 @@ int64_t psa_attention_workspace_cuda(PsaElement element, PsaAttentionGeometry ge
 int psa_attention_forward_cuda(const void* value, const void* mask, void* out, void* statistics, void* workspace,
                                PsaElement element, PsaAttentionGeometry geometry, void* stream);
 int psa_attention_backward_cuda(const void* value, const void* mask, const void* out, const void* statistics,
-                                const void* grad_out, void* grad_value, void* grad_mask, void* workspace,
-                                PsaElement element, PsaAttentionGeometry geometry, void* stream);
+                                const void* grad_out, void* grad_value, void* grad_mask, void* workspace, PsaElement element,
+                                PsaAttentionGeometry geometry, void* stream);
 }

@@ -5,8 +5,6 @@
 //
 // One such sum is the result: p is the position q of psa_attention.h, r is s. The other is the gradient of value: grad_out
 // summed with the same weights, where p is s, r is q.
-#include "psa_attention.h"
-
 #include <algorithm>
 #include <cstdlib>
 #include <limits>
@@ -15,6 +13,7 @@
 
 #include "memory_access.h"
 #include "parallel.h"
+#include "psa_attention.h"
 #include "psa_attention_geometry.h"
 #include "simd.h"
 
@@ -64,7 +63,7 @@ struct Task {
   const T* mask;
   // Of [batch, 2, H * W] and [batch, H * W]: a weight is exp(logit - maximum), and `outside` where the mask does not reach.
   Sum<T>*statistics, *outside;
-  bool of_p;  // whether these are taken at p, otherwise at r
+  bool of_p;                       // whether these are taken at p, otherwise at r
   const Sum<T>* values = nullptr;  // of r, channels last
 
   // For the sum of values.
@@ -239,8 +238,8 @@ PSA_INLINE void FindMeanProducts(const Task<T>& task, const Block& block, Sum<T>
     for (int64_t k = 0; k < columns; ++k) rows[k * g.row_stride + c] = c < g.channels ? Load(out[k]) : 0;
   }
   for (int64_t k = 0; k < columns; ++k)
-    DotRows<Isa>(task.grad_out + (p + k) * g.row_stride, 1, rows + k * g.row_stride, 1, g.row_channels, g.row_stride,
-                 means + k, 0, 0);
+    DotRows<Isa>(task.grad_out + (p + k) * g.row_stride, 1, rows + k * g.row_stride, 1, g.row_channels, g.row_stride, means + k,
+                 0, 0);
 }
 
 template <class Isa, typename T>

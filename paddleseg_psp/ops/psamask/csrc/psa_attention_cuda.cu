@@ -13,27 +13,29 @@
 
 namespace {
 
-constexpr int kTile = 64;    // positions and channels of a tile of sums
-constexpr int kDepth = 16;   // of what is multiplied at a time
-constexpr int kSide = 16;    // threads along each side of a block, each with kEach x kEach sums
+constexpr int kTile = 64;   // positions and channels of a tile of sums
+constexpr int kDepth = 16;  // of what is multiplied at a time
+constexpr int kSide = 16;   // threads along each side of a block, each with kEach x kEach sums
 constexpr int kEach = kTile / kSide;
 constexpr int kThreads = kSide * kSide;
 constexpr int kColumns = 32;  // positions of a block that goes through all of their logits
 
 template <typename T>
-struct SumOf {
+struct AccumulatorOf {
   using Type = float;
 };
 template <>
-struct SumOf<double> {
+struct AccumulatorOf<double> {
   using Type = double;
 };
 template <typename T>
-using Sum = typename SumOf<T>::Type;
+using Sum = typename AccumulatorOf<T>::Type;
 
-struct Geometry : PsaAttentionGeometry {
-  explicit Geometry(const PsaAttentionGeometry& geometry)
-      : PsaAttentionGeometry(geometry), compact(mask_height == 0), HW(height * width),
+struct DeviceGeometry : PsaAttentionGeometry {
+  explicit DeviceGeometry(const PsaAttentionGeometry& geometry)
+      : PsaAttentionGeometry(geometry),
+        compact(mask_height == 0),
+        HW(height * width),
         mask_size((compact ? HW : mask_height * mask_width) * HW) {}
 
   // The map rows of r that p reaches.
@@ -68,7 +70,7 @@ __device__ double Exp(double x) { return exp(x); }
 // Sets statistics, `outside` (the exponential of positions that are not reached) and `inverse` (1 / normalizer) of a block's
 // positions. Threads along x are neighbours on the map; those along y share the rows that they reach.
 template <typename T>
-__global__ void Statistics(const T* mask, Geometry g, bool own, Sum<T>* statistics, Sum<T>* outside, Sum<T>* inverse) {
+__global__ void Statistics(const T* mask, DeviceGeometry g, bool own, Sum<T>* statistics, Sum<T>* outside, Sum<T>* inverse) {
   using S = Sum<T>;
   __shared__ S shared[kSide][kColumns];
   const int64_t n = blockIdx.y, p = int64_t(blockIdx.x) * kColumns + threadIdx.x, h = p / g.width, w = p % g.width;
@@ -90,8 +92,7 @@ __global__ void Statistics(const T* mask, Geometry g, bool own, Sum<T>* statisti
 
   S sum = 0;
   for (int64_t r_h = g.FirstRow(h) + threadIdx.y; r_h < end_row; r_h += kSide)
-    for (int64_t r_w = g.FirstColumn(w); r_w < end_column; ++r_w)
-      sum += Exp(S(mask[g.Logit(h, w, r_h, r_w, own)]) - maximum);
+    for (int64_t r_w = g.FirstColumn(w); r_w < end_column; ++r_w) sum += Exp(S(mask[g.Logit(h, w, r_h, r_w, own)]) - maximum);
   shared[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.y > 0 || !exists) return;
@@ -106,7 +107,7 @@ __global__ void Statistics(const T* mask, Geometry g, bool own, Sum<T>* statisti
 
 // `outside` and `inverse` as above, from statistics.
 template <typename S>
-__global__ void FromStatistics(const S* statistics, Geometry g, S* outside, S* inverse) {
+__global__ void FromStatistics(const S* statistics, DeviceGeometry g, S* outside, S* inverse) {
   const int64_t n = blockIdx.y, p = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (p >= g.HW) return;
   const bool any = g.softmax && g.PositionsNotReached(p / g.width, p % g.width) > 0;
@@ -116,7 +117,7 @@ __global__ void FromStatistics(const S* statistics, Geometry g, S* outside, S* i
 
 // means[n, p] = the sum over channels of out * grad_out: the weighted mean of the products that softmax's gradient takes off.
 template <typename T>
-__global__ void MeanProducts(const T* out, const T* grad_out, Geometry g, Sum<T>* means) {
+__global__ void MeanProducts(const T* out, const T* grad_out, DeviceGeometry g, Sum<T>* means) {
   const int64_t n = blockIdx.y, p = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (p >= g.HW) return;
   Sum<T> sum = 0;
@@ -135,12 +136,12 @@ struct Weights {
   bool own, of_p;  // whether a logit is of p's mask, and the statistics of p; otherwise r's
 
   // The factor of values[r] in p's sum, but for what all of p's terms share, PFactor.
-  __device__ Sum<T> RFactor(const Geometry& g, int64_t n, int64_t r) const { return of_p ? 1 : inverse[n * g.HW + r]; }
-  __device__ Sum<T> PFactor(const Geometry& g, int64_t n, int64_t p) const { return of_p ? inverse[n * g.HW + p] : 1; }
-  __device__ Sum<T> Outside(const Geometry& g, int64_t n, int64_t p, int64_t r) const {
+  __device__ Sum<T> RFactor(const DeviceGeometry& g, int64_t n, int64_t r) const { return of_p ? 1 : inverse[n * g.HW + r]; }
+  __device__ Sum<T> PFactor(const DeviceGeometry& g, int64_t n, int64_t p) const { return of_p ? inverse[n * g.HW + p] : 1; }
+  __device__ Sum<T> Outside(const DeviceGeometry& g, int64_t n, int64_t p, int64_t r) const {
     return outside[n * g.HW + (of_p ? p : r)];
   }
-  __device__ Sum<T> Weight(const Geometry& g, int64_t n, int64_t h, int64_t w, int64_t r_h, int64_t r_w) const {
+  __device__ Sum<T> Weight(const DeviceGeometry& g, int64_t n, int64_t h, int64_t w, int64_t r_h, int64_t r_w) const {
     const int64_t p = h * g.width + w, r = r_h * g.width + r_w, place = g.Logit(h, w, r_h, r_w, own);
     if (place < 0) return Outside(g, n, p, r);
     const Sum<T> logit = mask[n * g.mask_size + place];
@@ -150,7 +151,7 @@ struct Weights {
 
 // row_sums[n, c, h] = the sum of a map row's values, each times what it counts where it is not reached but for p's part of it.
 template <typename T>
-__global__ void SumRows(const T* values, Weights<T> weights, Geometry g, Sum<T>* row_sums) {
+__global__ void SumRows(const T* values, Weights<T> weights, DeviceGeometry g, Sum<T>* row_sums) {
   const int64_t k = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (k >= g.batch * g.channels * g.height) return;
   const int64_t n = k / g.height / g.channels, row = k % g.height * g.width;
@@ -164,7 +165,7 @@ __global__ void SumRows(const T* values, Weights<T> weights, Geometry g, Sum<T>*
 
 // out[n, c, p] = the sum over r of values[n, c, r] times the weight of p and r, for kTile p of a map row and kTile channels.
 template <typename T>
-__global__ void SumValues(const T* values, Weights<T> weights, const Sum<T>* row_sums, Geometry g, T* out) {
+__global__ void SumValues(const T* values, Weights<T> weights, const Sum<T>* row_sums, DeviceGeometry g, T* out) {
   using S = Sum<T>;
   __shared__ S value_tile[kDepth][kTile + 1], weight_tile[kDepth][kTile + 1];
   const int64_t tiles = (g.width + kTile - 1) / kTile;
@@ -216,7 +217,7 @@ __global__ void SumValues(const T* values, Weights<T> weights, const Sum<T>* row
 
 // The gradient of the logits between kTile p of a map row and kTile r of another, which is zero where there are none.
 template <typename T>
-__global__ void MaskGradient(const T* values, const T* grad_out, Weights<T> weights, const Sum<T>* means, Geometry g,
+__global__ void MaskGradient(const T* values, const T* grad_out, Weights<T> weights, const Sum<T>* means, DeviceGeometry g,
                              T* grad_mask) {
   using S = Sum<T>;
   __shared__ S shared[kTile][kTile + 1];  // for values and grad_out, afterwards for their products
@@ -261,17 +262,21 @@ __global__ void MaskGradient(const T* values, const T* grad_out, Weights<T> weig
 // Parts of the workspace.
 template <typename T>
 struct Workspace {
-  Workspace(void* memory, const Geometry& g)
-      : outside((Sum<T>*)memory), inverse(outside + g.batch * g.HW), means(inverse + g.batch * g.HW),
+  Workspace(void* memory, const DeviceGeometry& g)
+      : outside((Sum<T>*)memory),
+        inverse(outside + g.batch * g.HW),
+        means(inverse + g.batch * g.HW),
         row_sums(means + g.batch * g.HW) {}
-  static int64_t Size(const Geometry& g) { return (3 * g.batch * g.HW + g.batch * g.channels * g.height) * sizeof(Sum<T>); }
+  static int64_t Size(const DeviceGeometry& g) {
+    return (3 * g.batch * g.HW + g.batch * g.channels * g.height) * sizeof(Sum<T>);
+  }
   Sum<T>*outside, *inverse, *means, *row_sums;
 };
 
 unsigned Blocks(int64_t count, int64_t size) { return unsigned((count + size - 1) / size); }
 
 template <typename T>
-void RunSum(const void* values, const Weights<T>& weights, const Geometry& g, Sum<T>* row_sums, void* out,
+void RunSum(const void* values, const Weights<T>& weights, const DeviceGeometry& g, Sum<T>* row_sums, void* out,
             cudaStream_t stream) {
   const dim3 threads(kSide, kSide), blocks(g.height * Blocks(g.width, kTile), Blocks(g.channels, kTile), g.batch);
   SumRows<T><<<Blocks(g.batch * g.channels * g.height, 256), 256, 0, stream>>>((const T*)values, weights, g, row_sums);
@@ -279,7 +284,7 @@ void RunSum(const void* values, const Weights<T>& weights, const Geometry& g, Su
 }
 
 template <typename T>
-int Forward(const void* value, const void* mask, void* out, void* statistics, void* memory, const Geometry& g,
+int Forward(const void* value, const void* mask, void* out, void* statistics, void* memory, const DeviceGeometry& g,
             cudaStream_t stream) {
   const Workspace<T> space(memory, g);
   const dim3 threads(kColumns, kSide), blocks(Blocks(g.HW, kColumns), g.batch);
@@ -292,7 +297,7 @@ int Forward(const void* value, const void* mask, void* out, void* statistics, vo
 
 template <typename T>
 int Backward(const void* value, const void* mask, const void* out, const void* statistics, const void* grad_out,
-             void* grad_value, void* grad_mask, void* memory, const Geometry& g, cudaStream_t stream) {
+             void* grad_value, void* grad_mask, void* memory, const DeviceGeometry& g, cudaStream_t stream) {
   const Workspace<T> space(memory, g);
   const Sum<T>* found = (const Sum<T>*)statistics;
   const bool own = !g.distribute;
@@ -306,15 +311,15 @@ int Backward(const void* value, const void* mask, const void* out, const void* s
   const dim3 threads(kSide, kSide), blocks(tiles, tiles, g.batch);
   const Weights<T> of_mask{(const T*)mask, found, space.outside, space.inverse, own, true};
   cudaMemsetAsync(grad_mask, 0, g.batch * g.mask_size * sizeof(T), stream);  // also where masks reach out of the map
-  MaskGradient<T><<<blocks, threads, 0, stream>>>((const T*)value, (const T*)grad_out, of_mask, space.means, g,
-                                                  (T*)grad_mask);
+  MaskGradient<T><<<blocks, threads, 0, stream>>>((const T*)value, (const T*)grad_out, of_mask, space.means, g, (T*)grad_mask);
   return cudaGetLastError();
 }
 
 }  // namespace
 
 int64_t psa_attention_workspace_cuda(PsaElement element, PsaAttentionGeometry geometry) {
-  return element == PSA_FLOAT64 ? Workspace<double>::Size(Geometry(geometry)) : Workspace<float>::Size(Geometry(geometry));
+  return element == PSA_FLOAT64 ? Workspace<double>::Size(DeviceGeometry(geometry))
+                                : Workspace<float>::Size(DeviceGeometry(geometry));
 }
 
 int psa_attention_forward_cuda(const void* value, const void* mask, void* out, void* statistics, void* workspace,
@@ -324,17 +329,17 @@ int psa_attention_forward_cuda(const void* value, const void* mask, void* out, v
                        : element == PSA_FLOAT64 ? Forward<double>
                        : element == PSA_FLOAT16 ? Forward<__half>
                                                 : Forward<__nv_bfloat16>;
-  return forward(value, mask, out, statistics, workspace, Geometry(geometry), (cudaStream_t)stream);
+  return forward(value, mask, out, statistics, workspace, DeviceGeometry(geometry), (cudaStream_t)stream);
 }
 
 int psa_attention_backward_cuda(const void* value, const void* mask, const void* out, const void* statistics,
-                                const void* grad_out, void* grad_value, void* grad_mask, void* workspace,
-                                PsaElement element, PsaAttentionGeometry geometry, void* stream) {
+                                const void* grad_out, void* grad_value, void* grad_mask, void* workspace, PsaElement element,
+                                PsaAttentionGeometry geometry, void* stream) {
   if (geometry.batch * geometry.height * geometry.width == 0) return cudaSuccess;
   const auto backward = element == PSA_FLOAT32   ? Backward<float>
                         : element == PSA_FLOAT64 ? Backward<double>
                         : element == PSA_FLOAT16 ? Backward<__half>
                                                  : Backward<__nv_bfloat16>;
-  return backward(value, mask, out, statistics, grad_out, grad_value, grad_mask, workspace, Geometry(geometry),
+  return backward(value, mask, out, statistics, grad_out, grad_value, grad_mask, workspace, DeviceGeometry(geometry),
                   (cudaStream_t)stream);
 }

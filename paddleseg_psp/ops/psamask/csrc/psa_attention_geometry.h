@@ -15,11 +15,19 @@ inline int64_t CeilDivide(int64_t x, int64_t y) { return (x + y - 1) / y; }
 // Rows and columns are the feature map's.
 struct Geometry : PsaAttentionGeometry {
   Geometry(const PsaAttentionGeometry& geometry, bool own)
-      : PsaAttentionGeometry(geometry), own(own), compact(mask_height == 0), half_h(mask_height / 2), half_w(mask_width / 2),
-        reach(std::min(half_w, width - 1)), distances(compact ? width : 2 * reach + 1),
-        covers(compact || (half_h >= height - 1 && half_w >= width - 1)), tiles(CeilDivide(width, kTileRows)),
-        blocks_in_row(CeilDivide(tiles, kStripColumns / kTileRows)), tiles_in_block(CeilDivide(tiles, blocks_in_row)),
-        row_channels(CeilDivide(channels, kChannelStep) * kChannelStep), row_stride(row_channels + 16) {}
+      : PsaAttentionGeometry(geometry),
+        own(own),
+        compact(mask_height == 0),
+        half_h(mask_height / 2),
+        half_w(mask_width / 2),
+        reach(std::min(half_w, width - 1)),
+        distances(compact ? width : 2 * reach + 1),
+        covers(compact || (half_h >= height - 1 && half_w >= width - 1)),
+        tiles(CeilDivide(width, kTileRows)),
+        blocks_in_row(CeilDivide(tiles, kStripColumns / kTileRows)),
+        tiles_in_block(CeilDivide(tiles, blocks_in_row)),
+        row_channels(CeilDivide(channels, kChannelStep) * kChannelStep),
+        row_stride(row_channels + 16) {}
 
   int64_t Positions() const { return height * width; }
   int64_t MaskSize() const { return (compact ? Positions() : mask_height * mask_width) * Positions(); }
@@ -58,9 +66,11 @@ struct Geometry : PsaAttentionGeometry {
 // Positions p of one map row, as many as a strip has columns.
 struct Block {
   Block(const Geometry& g, int64_t index)
-      : n(index / g.blocks_in_row / g.height), h(index / g.blocks_in_row % g.height),
+      : n(index / g.blocks_in_row / g.height),
+        h(index / g.blocks_in_row % g.height),
         first_tile(std::min(g.tiles, index % g.blocks_in_row * g.tiles_in_block)),
-        end_tile(std::min(g.tiles, first_tile + g.tiles_in_block)), begin(std::min(g.width, first_tile * kTileRows)),
+        end_tile(std::min(g.tiles, first_tile + g.tiles_in_block)),
+        begin(std::min(g.width, first_tile * kTileRows)),
         end(std::min(g.width, end_tile * kTileRows)) {}
 
   // The columns of p whose r in a strip's row `distance` exists.

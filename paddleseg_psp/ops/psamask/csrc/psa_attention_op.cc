@@ -66,9 +66,9 @@ std::vector<Tensor> Backward(const Tensor& value_in, const Tensor& mask_in, cons
   }
 #ifdef PADDLE_WITH_CUDA
   Tensor workspace = paddle::empty({psa_attention_workspace_cuda(element, g)}, DataType::UINT8, value.place());
-  const int error = psa_attention_backward_cuda(value.data(), mask.data(), out.data(), statistics.data(), grad_out.data(),
-                                                grad_value.data(), grad_mask.data(), workspace.data(), element, g,
-                                                value.stream());
+  const int error =
+      psa_attention_backward_cuda(value.data(), mask.data(), out.data(), statistics.data(), grad_out.data(), grad_value.data(),
+                                  grad_mask.data(), workspace.data(), element, g, value.stream());
   PD_CHECK(error == 0, "psa_attention failed on the GPU with CUDA error ", error);
 #else
   PD_CHECK(false, "psa_attention was built for the CPU only: install nvcc and build it again");

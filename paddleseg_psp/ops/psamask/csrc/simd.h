@@ -33,9 +33,9 @@ constexpr int kChannelStep = 64;  // a multiple of every tile's channels
 
 template <typename S, int kBytes>
 struct VectorOf;
-#define PSA_VECTOR(S, BYTES)                                                             \
-  template <>                                                                            \
-  struct VectorOf<S, BYTES> {                                                            \
+#define PSA_VECTOR(S, BYTES)                                                           \
+  template <>                                                                          \
+  struct VectorOf<S, BYTES> {                                                          \
     typedef S Type __attribute__((vector_size(BYTES), aligned(sizeof(S)), may_alias)); \
   };
 PSA_VECTOR(float, 16)
@@ -125,7 +125,7 @@ PSA_INLINE float Exp(float x) {
   const float shifted = x * 1.44269504f + 0x1.8p23f;  // rounds: the integer is in its last bits
   const float integer = shifted - 0x1.8p23f;
   const float r = (x - integer * 0.693359375f) + integer * 2.12194440e-4f;  // x - integer * ln 2
-  float y = 1.9875691500e-4f;  // Cephes' polynomial
+  float y = 1.9875691500e-4f;                                               // Cephes' polynomial
   y = y * r + 1.3981999507e-3f;
   y = y * r + 8.3334519073e-3f;
   y = y * r + 4.1665795894e-2f;
