@@ -1,4 +1,4 @@
-"""The public names of `paddleseg_psp.bundle`, by which exported networks have been written and run so far."""
+"""The earlier name of `paddleseg_psp.bundle`."""
 
 from paddleseg_psp.bundle import export_bundle, load_predictor, verify_bundle
 

@@ -52,7 +52,7 @@ def mkl_code_path(cpu_info: str) -> str | None:
 
 
 def _ensure_home():
-    """Gives the process a temporary home, removed at its end, where its own does not take the folders made at import."""
+    """Gives the process a temporary home, removed at its end, if folders that are made at import cannot be made in its own."""
     global _home
     home = os.path.expanduser("~")  # as it stands where the user has none
     seg_home = os.environ.get("SEG_HOME") or os.path.join(home, ".paddleseg")
@@ -90,7 +90,7 @@ def configure() -> None:
 
 
 class _PaddleFinder(MetaPathFinder):
-    """Sets the number of threads when Paddle has been imported: by environment variables it can be set for all or none."""
+    """Sets the number of threads when Paddle has been imported; an environment variable would also change other programs."""
 
     def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
         if name != "paddle":
@@ -130,7 +130,7 @@ def _users_threads():
 
 
 def describe() -> list[str]:
-    """Returns the lines about the environment that head a log, as a list of str."""
+    """Returns the lines about the environment at the start of a log."""
     import cv2
     import numpy
     import paddle

@@ -1,4 +1,4 @@
-"""The exception whose message is for the user as it stands, how it quotes files, and what it suggests."""
+"""The exception for errors of the user, quoting files safely, and suggesting names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class UserError(Exception):
 
 
 def shown(said: object) -> str:
-    """Returns what a file says, or an error that has words of it, in a form that fits a line and changes no terminal."""
+    """Returns text from a file, or an error that quotes it, as one short line without control characters."""
     text = str(said)
     return text if text.isprintable() and len(text) <= 200 else ascii(text[:200])[1:-1]
 

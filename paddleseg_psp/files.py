@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the whole old one or the whole new one."""
+"""Atomic files: a reader sees the complete old file or the complete new one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TEMPORARY = re.compile(r"\.\d+\.([0-9a-f]{8}\..+|iter_\d+)")  # the latter of e
 
 @contextlib.contextmanager
 def atomic_path(path: str) -> Iterator[str]:
-    """Gives a temporary path beside `path`; when the block ends well, that file is flushed and takes the place of `path`.
+    """Yields a temporary path beside `path`. If the block succeeds, that file is flushed and replaces `path`.
 
     Raises:
         OSError: the file could not be written; names `path`.
@@ -42,7 +42,7 @@ def atomic_path(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str) -> Iterator[str]:
-    """Gives a temporary folder beside `path`; when the block ends well, its files are flushed and it takes the place of `path`.
+    """Yields a temporary folder beside `path`. If the block succeeds, its files are flushed and it replaces `path`.
 
     A folder that is there already is `path`.old for a moment, which is all there is if the process dies just then.
     """
@@ -73,14 +73,14 @@ def _temporary(path):
 
 
 def remove_left_overs(folder: str) -> None:
-    """Removes what writers that were killed have left; nothing else may be writing there."""
+    """Removes files of killed writers; nothing else may be writing there."""
     for entry in os.scandir(folder) if os.path.isdir(folder) else ():
         if _TEMPORARY.fullmatch(entry.name):
             shutil.rmtree(entry.path) if entry.is_dir() else os.remove(entry.path)
 
 
 def append(path: str, content: bytes) -> None:
-    """Adds bytes to the end of a file, all of them or, raising OSError, none."""
+    """Appends bytes to a file: all of them, or none and an OSError."""
     with open(path, "ab", buffering=0) as file:
         size = os.path.getsize(path)
         try:
@@ -92,7 +92,7 @@ def append(path: str, content: bytes) -> None:
 
 
 def link_or_copy(source: str, target: str) -> None:
-    """Gives a file a second name, or where the file system has no such links, a copy."""
+    """Gives a file a second name, or copies it if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -109,7 +109,7 @@ def _flush(path):
 
 
 def require_writable(folder: str, flag: str = "--save_dir") -> None:
-    """Raises UserError unless files, or the folder itself, can be made there; leaves nothing behind."""
+    """Raises UserError unless files, or the folder itself, can be created there; leaves nothing behind."""
     existing = os.path.abspath(folder)
     while not os.path.lexists(existing):
         existing = os.path.dirname(existing)
@@ -133,7 +133,7 @@ def can_be_made(folder: str) -> bool:
 
 
 def read_if_there(path: str, most: int = -1) -> str:
-    """Returns the text of a file, its first `most` characters where it is longer, or "" where there is none to be read."""
+    """Returns the text of a file, at most `most` characters, or "" if it cannot be read."""
     try:
         if not os.path.isfile(path):  # a pipe would be waited for
             return ""

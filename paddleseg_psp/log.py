@@ -1,4 +1,4 @@
-"""Log lines in PaddleSeg's format, and output that ends no work: a terminal that is gone or a full disk costs lines only."""
+"""Log lines in PaddleSeg's format, and output whose failure (a closed terminal, a full disk) does not end the work."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Tolerant:
 
 
 def _drop_unwritten():
-    """Keeps Python's own flush at its end from failing, which would make an error of a process that has done its work."""
+    """Keeps Python's final flush from failing, which would turn a successful process into an error."""
     for stream in (sys.__stdout__, sys.__stderr__):
         try:
             if stream is not None:
@@ -78,7 +78,7 @@ def output() -> Tolerant:
 
 @contextlib.contextmanager
 def tolerant_output() -> Iterator[None]:
-    """Inside the block whatever is printed, by other packages too, raises nothing."""
+    """Inside the block printing never raises, in other packages neither."""
     with contextlib.redirect_stdout(Tolerant(sys.stdout)), contextlib.redirect_stderr(Tolerant(sys.stderr)):  # type: ignore[type-var]
         try:
             yield

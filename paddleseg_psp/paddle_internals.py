@@ -1,4 +1,4 @@
-"""What this package uses of Paddle that is not documented; tests/test_paddle_internals.py names the version that has it."""
+"""The undocumented parts of Paddle that this package uses; tests/test_paddle_internals.py names the version."""
 
 from __future__ import annotations
 

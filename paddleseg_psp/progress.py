@@ -1,4 +1,4 @@
-"""Showing how far long work is."""
+"""Progress of long work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOG_SECONDS = 10.0
 
 
 def track(items: Iterable, total: int, label: str) -> Iterator:
-    """Yields the items; shows a bar on a terminal, and elsewhere log lines now and then, both with the time left."""
+    """Yields the items; shows a progress bar on a terminal, and log lines elsewhere, both with the time left."""
     out = output()
     if out.isatty():
         yield from tqdm(items, desc=label, total=total, file=out, leave=False)

@@ -1,4 +1,4 @@
-"""One look-up for every component that a configuration can name, and building components from mappings."""
+"""Finding the components that a configuration names, and building them from mappings."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def transforms() -> dict[str, Callable]:
 
 
 def find(name: str, where: str) -> Callable:
-    """Returns the component of that name: this package's, or else paddleseg's (with what users added to its manager).
+    """Returns the component of that name: this package's, or else paddleseg's (including those that users added).
 
     Raises:
         UserError: there is none; the message, headed by `where`, has the nearest names.
@@ -71,7 +71,7 @@ def own_components() -> dict[str, Callable]:
 
 
 def load_plugin(path: str, where: str) -> None:
-    """Runs a Python file of the user's, once, whose classes register themselves by `register` or paddleseg's manager.
+    """Runs a user's Python file once; its classes register themselves by `register` or paddleseg's manager.
 
     Raises:
         UserError: no such file, or an exception in it.
@@ -108,7 +108,7 @@ def components(spec: object, where: str) -> Iterator[tuple[str, dict, Callable]]
 
 
 def set_defaults(spec: dict, component: Callable, **defaults: object) -> None:
-    """Adds to a component's mapping those arguments, not None, that it does not give and the component lists."""
+    """Adds default arguments to a component's mapping, if they are not None, not given, and accepted by the component."""
     for name, value in defaults.items():
         if value is not None and name in inspect.signature(component).parameters:
             spec.setdefault(name, value)
@@ -133,7 +133,7 @@ def build(spec: dict, where: str, **defaults: object) -> Any:
 
 
 def build_transform(spec: object, where: str) -> Any:
-    """Builds a transform that data describe, such as a bundle's deploy.yaml: of plain values alone (docs/security.md).
+    """Builds a transform from data, such as a bundle's deploy.yaml: only from plain values (docs/security.md).
 
     Raises:
         UserError: another component than a transform, a value that is not plain, or what `build` refuses.
@@ -165,7 +165,7 @@ def _require_plain(value, where):
 
 
 def _built(component, arguments, where, defaults):
-    """Returns what a component makes of its arguments, and of those defaults that it takes."""
+    """Builds a component from its arguments, and from the defaults that it accepts."""
     accepted = check_arguments(component, arguments, where)
     arguments.update({key: value for key, value in defaults.items() if key in accepted and key not in arguments})
     try:

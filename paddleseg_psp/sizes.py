@@ -1,4 +1,4 @@
-"""The two orders of an image's sides, and the one place where they change.
+"""The two orders of an image's sides, and the only functions that change between them.
 
 Flags, configurations and OpenCV have (width, height), as PaddleSeg; all other code, as arrays, has (height, width).
 """

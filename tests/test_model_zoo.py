@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from paddleseg_psp.bundle import export_bundle, load_predictor
-from paddleseg_psp.bundle.metrics import evaluate_bundle
+from paddleseg_psp.bundle.scoring import evaluate_bundle
 from paddleseg_psp.config import Config
 from paddleseg_psp.data import CheckedDataset
 from paddleseg_psp.engine import evaluate

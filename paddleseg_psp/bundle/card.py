@@ -79,7 +79,7 @@ def _views(options):
 
 
 def class_table(class_names: Sequence[str] | None, palette: Sequence[Sequence[int]] | None) -> list[str]:
-    """Returns the lines of a table of classes and their colors; none where names are not known."""
+    """Returns the lines of a table of classes and their colors; no lines if the names are unknown."""
     if not class_names:
         return []
     rows = [
@@ -90,5 +90,5 @@ def class_table(class_names: Sequence[str] | None, palette: Sequence[Sequence[in
 
 
 def shown(value: object) -> str:
-    """Returns a metric's value as a card has it."""
+    """Returns a metric's value as the model card prints it."""
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -45,7 +45,7 @@ def _is_shape(value):
 
 
 def _is_views(value):
-    """Returns whether a value is of the size of a test_config, whose options `Views` checks."""
+    """Returns whether a value has no more options than a test_config; `Views` checks them."""
     if not isinstance(value, dict) or not all(map(_is_text, value)):
         return False
     parts = [(key, part) for key, item in value.items() for part in (item if isinstance(item, list) else [item])]
@@ -75,7 +75,7 @@ _KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a few lines that mean more than memory holds: aliases of aliases, numbers without end."""
+    """Refuses short texts whose content would fill the memory: aliases of aliases, endless numbers."""
 
     def get_single_node(self):
         node = super().get_single_node()
@@ -84,7 +84,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _size(self, node, sizes):
-        """Returns how many characters a node means, those of its aliases each time; an alias of itself has no end."""
+        """Returns the number of characters of a node, counting aliases each time; an alias of itself has no end."""
         if isinstance(node, yaml.ScalarNode):
             if node.tag.endswith((":int", ":float")) and len(node.value) > 100:
                 raise ValueError(f"a number of more than 100 digits{node.start_mark}")
@@ -101,7 +101,7 @@ def _said(error):
 
 
 def read_description(path: str) -> dict:
-    """Returns what a deploy.yaml says, as a dict whose known keys are of the kinds that belong there.
+    """Returns the content of a deploy.yaml as a dict; known keys have values of the right kind.
 
     Raises:
         UserError: no such file, not one that export.py writes, or a value of another kind.
@@ -148,7 +148,7 @@ def bundle_file(folder: str, description: dict, key: str) -> str:
 
 
 def require_plain_graph(path: str) -> None:
-    """Raises UserError for a graph of Paddle's with operators that reach files, programs or other machines."""
+    """Raises UserError for a Paddle graph with operators that access files, programs or other machines."""
     refused = sorted(name for name in _operators(path) if _REFUSED_OPERATORS.match(name))
     if refused:
         raise UserError(f"{path} has the operators {', '.join(refused)[:200]}, which no network needs: do not trust it")
@@ -172,7 +172,7 @@ def _operators(path):
 
 
 def require_whole_parameters(path: str) -> None:
-    """Raises UserError for a file of parameters that claims other sizes than it has, which Paddle would take memory for."""
+    """Raises UserError for a parameter file that claims other sizes than it has, for which Paddle would allocate memory."""
     from paddle.base.proto.framework_pb2 import VarType
 
     sizes = {number: _BYTES[name] for name, number in VarType.Type.items() if name in _BYTES}
@@ -192,7 +192,7 @@ def require_whole_parameters(path: str) -> None:
 
 
 def require_own_values(path: str) -> None:
-    """Raises UserError for an ONNX file that keeps values in other files, which could be any."""
+    """Raises UserError for an ONNX file that keeps values in other files, which could be any files."""
     with open(path, "rb") as file:
         content = file.read()
     if b"location" not in content:  # the key under which a file is named

@@ -26,7 +26,7 @@ paddle2onnx.export(sys.argv[1], sys.argv[2], sys.argv[3], opset_version=int(sys.
 
 
 class _ExportedNetwork(nn.Layer):
-    """A network whose first output is what `output_op` says; after classes or probabilities come the logits.
+    """A network whose first output is chosen by `output_op`; logits follow after classes or probabilities.
 
     Logits are what windows and resizing need to give what evaluation gives.
     """
@@ -78,7 +78,7 @@ def write_onnx(model: nn.Layer, path: str, input_shape: Sequence[int | None], ou
 
 
 def _squeeze_to_scalars(path):
-    """Writes reshapes to no dimensions, which some runtimes do not take (OpenVINO 2025), as what they are."""
+    """Replaces reshapes to a scalar, which some runtimes refuse (OpenVINO 2025), by squeezes."""
     import onnx
 
     model = onnx.load(path)

@@ -164,7 +164,7 @@ class Predictor:
         self._resizes = not all(isinstance(item, _KEEP_SIZE) for item in transforms)
 
     def run(self, batch: np.ndarray, output: int = 0) -> np.ndarray:
-        """Returns an output of the network, the first one unless told otherwise, for images [N, C, H, W] float32 as they are.
+        """Returns an output of the network, by default the first one, for prepared images [N, C, H, W] float32.
 
         Where the bundle fixes N, the batch runs in pieces, the last one filled up.
         """
@@ -182,7 +182,7 @@ class Predictor:
         return np.concatenate([self._session.run(part, output) for part in parts])[: len(batch)]
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
-        """Returns the logits [N, K, H, W] of images as they are; probabilities where an older bundle has only those.
+        """Returns the logits [N, K, H, W] of prepared images, or probabilities if an older bundle has only those.
 
         Raises:
             UserError: a bundle that gives classes only.
@@ -195,7 +195,7 @@ class Predictor:
         return self.run(batch, self._session.outputs - 1)
 
     def look(self, batch: np.ndarray) -> np.ndarray:
-        """Returns scores [N, K, H, W] or classes [N, H, W] of prepared images [N, C, H, W], seen by the bundle's views."""
+        """Returns scores [N, K, H, W] or classes [N, H, W] of prepared images [N, C, H, W], by the bundle's views."""
         resizes = self._resizes and self._has_logits
         if not (resizes or self.views.augment or self.views.window):
             return self.run(batch)
@@ -205,7 +205,7 @@ class Predictor:
         return np.concatenate([strip.argmax(1).astype(np.int32) for strip in strips], axis=1)
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Returns whether the network takes what its views show it of a prepared image [C, h, w] of a shape."""
+        """Returns whether the network accepts the windows, scales and flips of a prepared image of a shape [C, h, w]."""
         inputs = [(shape[0], *size) for size in self.views.input_sizes(shape[1:])]
         return all(fixed in (-1, own) for item in inputs for fixed, own in zip(self.input_shape[1:], item))
 

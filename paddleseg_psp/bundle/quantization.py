@@ -13,8 +13,8 @@ import yaml
 from paddle.io import Dataset
 
 from paddleseg_psp.bundle.description import read_description
-from paddleseg_psp.bundle.metrics import evaluate_bundle
 from paddleseg_psp.bundle.predictor import load_predictor
+from paddleseg_psp.bundle.scoring import evaluate_bundle
 from paddleseg_psp.data import checked
 from paddleseg_psp.engine.views import NumpyArrays
 from paddleseg_psp.errors import UserError
@@ -75,7 +75,7 @@ def quantize_bundle(
 
 
 def _inputs(predictor, dataset, images):
-    """Yields what the network gets of images: of each one view [N, C, h, w], as often as the bundle's fixed batch wants it."""
+    """Yields the network's input for each image: one view [N, C, h, w], repeated for a bundle with a fixed batch size."""
     for turn, index in enumerate(np.unique(np.linspace(0, len(dataset) - 1, images).astype(int))):
         yield _view(predictor, dataset.read(index)[0], turn)
 

@@ -91,7 +91,7 @@ def _relative_error(values, expected):
 
 
 def _check_parameters(graph, model):
-    """Raises UserError if the graph has a parameter that the network has not, to the bit, or one that is not finite."""
+    """Raises UserError if a parameter of the graph does not equal one of the network's to the bit, or is not finite."""
     wrong = [name for name, value in model.named_parameters() if not bool(paddle.isfinite(value.astype("float32")).all())]
     if wrong:
         raise UserError(

@@ -68,7 +68,7 @@ def export_bundle(
         verify: run the bundle and the network, see `verify_bundle`.
         images: paths or arrays [H, W, C] to verify with, besides made-up inputs.
         metrics: name and value, for the model card.
-        views: how the network looks at images.
+        views: how the network sees an image.
         max_value: of a white pixel, see `read_image`.
 
     Returns:
@@ -160,7 +160,7 @@ def _require_fixed_size(model, input_shape, views):
 
 
 def _require_views_fit(input_shape, views):
-    """Raises UserError if an input of fixed size cannot be what the views show."""
+    """Raises UserError if the views cannot produce an input of the fixed size."""
     fixed = tuple(input_shape[2:])
     if views.window and any(own not in (-1, side) for own, side in zip(fixed, views.window)):
         window = "{} {}".format(*views.window)
@@ -176,7 +176,7 @@ def _require_views_fit(input_shape, views):
 
 
 def _about(model, input_shape, class_names, palette):
-    """Returns what deploy.yaml tells of the network beyond how to run it."""
+    """Returns the entries of deploy.yaml that describe the network."""
     about = {"multiply_adds_per_pixel": _multiply_adds_per_pixel(model, input_shape)}
     masks = [list(layer.mask_size) for layer in model.sublayers() if isinstance(layer, PointWiseSpatialAttention)]
     if masks:

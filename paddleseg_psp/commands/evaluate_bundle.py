@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from paddleseg_psp.bundle.metrics import evaluate_bundle
+from paddleseg_psp.bundle.scoring import evaluate_bundle
 from paddleseg_psp.commands import bundle_arguments
 from paddleseg_psp.commands.run import run
 from paddleseg_psp.config import Config

@@ -59,7 +59,7 @@ def _train(args):
         iters=config.iters,
         batch_size=config.batch_size,
         accumulate=config.accumulate,
-        test_config=views.options(),
+        views=views,
         ema_decay=args.ema_decay if args.use_ema else None,
         seed=seed,
         palette=config.palette(),

@@ -28,8 +28,8 @@ from paddleseg_psp.engine.inference import predict_classes
 from paddleseg_psp.engine.views import OPTIONS
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import atomic_path
-from paddleseg_psp.models.probe import attention_maps, heat, pyramid_maps
-from paddleseg_psp.visual import color_map, draw_panels, overlay, viewable, write_image
+from paddleseg_psp.models.probe import attention_maps, pyramid_maps
+from paddleseg_psp.visual import color_map, draw_panels, heat, overlay, viewable, write_image
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -64,7 +64,6 @@ class Config:
         self._trial = iters is not None
         flags = {"iters": iters, "batch_size": batch_size, "accumulate": accumulate}
         data.update({key: value for key, value in flags.items() if value is not None})
-        data.setdefault("accumulate", 1)
         if learning_rate is not None:
             require_number(learning_rate, "--learning_rate", least=0)
             schedules.require_learning_rate(data["lr_scheduler"], f"--learning_rate: {self._where('lr_scheduler')}")
@@ -109,7 +108,7 @@ class Config:
 
     @property
     def iters(self) -> int:
-        """Total number of iterations; a schedule by `epochs` looks at the training data for it."""
+        """Total number of iterations; a schedule by `epochs` counts the training images."""
         return self.iterations()
 
     def iterations(self, images: int | None = None, processes: int = 1) -> int:
@@ -134,30 +133,30 @@ class Config:
         return self._data["accumulate"]
 
     def test_config(self) -> dict:
-        """Returns the mapping `test_config`, which says how the network looks at images; `Views.from_options` checks it."""
+        """Returns the mapping `test_config`, windows, scales and flips in evaluation; `Views.from_options` checks it."""
         return dict(self._data.get("test_config", {}))
 
     def max_value(self) -> float | None:
-        """Returns the value of a white pixel in images, or None where their type says it."""
+        """Returns the value of a white pixel in images, or None if the type of the file determines it."""
         return self._dataset_constant("max_value", "MAX_VALUE")
 
     def _dataset_constant(self, key, constant, dataset="train_dataset"):
-        """Returns what a data set says of itself: a key of its mapping, or a constant of its class."""
+        """Returns a property of a data set: a key of its mapping, or a constant of its class."""
         spec = self._data[dataset]
         if key in spec:
             return spec[key]
         return getattr(registry.find(spec.get("type"), self._where(f"{dataset}.type")), constant, None)
 
     def palette(self) -> Sequence[Sequence[int]] | None:
-        """Returns the (red, green, blue) color of each class, or None where the data set names none."""
+        """Returns the (red, green, blue) color of each class, or None if the data set has none."""
         return self._dataset_constant("palette", "PALETTE")
 
     def class_names(self) -> Sequence[str] | None:
-        """Returns the name of each class, or None where the data set names none."""
+        """Returns the name of each class, or None if the data set has none."""
         return self._dataset_constant("class_names", "CLASS_NAMES")
 
     def img_channels(self) -> int:
-        """Returns how many channels images have."""
+        """Returns the number of channels of images."""
         return self._dataset_constant("img_channels", "IMG_CHANNELS") or 3
 
     def ignore_index(self, dataset: str = "train_dataset") -> int:
@@ -179,7 +178,7 @@ class Config:
         return dataset
 
     def _trained_on(self, default):
-        """Returns what the training data set says of its classes, without looking for the data; else what another says."""
+        """Returns the classes of the training data set without reading its files; `default` has what is unknown."""
         classes = self._dataset_constant("num_classes", "NUM_CLASSES")
         return SimpleNamespace(
             num_classes=default.num_classes if classes is None else classes,
@@ -188,7 +187,7 @@ class Config:
         )
 
     def check_datasets(self, train: Dataset, val: Dataset | None = None) -> None:
-        """Compares what data sets, and the network, say of classes and ignored pixels; what may be meant is a warning.
+        """Checks that the data sets and the network agree in classes and ignored pixels; logs warnings for doubtful values.
 
         Raises:
             UserError: numbers or names of classes, or ignored values, differ.
@@ -210,12 +209,12 @@ class Config:
             raise UserError(f"{self._where('model.num_classes')}: {given}, but the training data set has {classes} classes")
 
     def build_transforms(self, key: str = "val_dataset") -> list:
-        """Returns the list of transforms of a data set, without looking for the data."""
+        """Returns the list of transforms of a data set, without reading its files."""
         specs = self._transforms(key) if self._data.get(key) else []
         return [registry.build(spec, self._where(f"{key}.transforms.{i}")) for i, spec in enumerate(specs)]
 
     def _transforms(self, key):
-        """Returns the mappings of a data set's transforms, in which labels are padded with what it ignores.
+        """Returns the mappings of a data set's transforms; labels are padded with its ignore_index.
 
         Raises:
             UserError: one pads with, or ignores, what is neither a class nor the ignored value.
@@ -236,7 +235,7 @@ class Config:
         return specs
 
     def _num_classes(self, train_dataset=None):
-        """Returns how many classes the training data set, or else the network's mapping, says there are; None for neither."""
+        """Returns the number of classes of the training data set or, if it has none, of the network; None if both have none."""
         classes = self._dataset_constant("num_classes", "NUM_CLASSES")
         if classes is None:
             classes = getattr(train_dataset, "num_classes", None)
@@ -258,7 +257,7 @@ class Config:
         return build(spec, self._where("model"), crop_size=self.crop_size())
 
     def crop_size(self) -> tuple[int, int] | None:
-        """Returns the (height, width) that training images have after the transforms, or None where it varies.
+        """Returns the (height, width) of training images after the transforms, or None if it varies.
 
         Here sizes in a configuration, (width, height) as in PaddleSeg, become those of the code.
         """
@@ -343,7 +342,7 @@ class Config:
 
 
 def build(spec: dict, where: str, **defaults: object) -> Any:
-    """Builds as `registry.build`; parts of paddleseg get copies of their weights, whose files are data (docs/security.md)."""
+    """Builds like `registry.build`, but gives paddleseg's components copies of their weights that are safe to unpickle."""
     spec = copy.deepcopy(spec)
     with tempfile.TemporaryDirectory() as folder:
         for place, item, component in registry.components(spec, where):
@@ -375,7 +374,7 @@ def _class_weights(rule, dataset, where):
 
 
 def _tell_groups(groups, names):
-    """Logs how many of the parameters each group has, the first that fits counting."""
+    """Logs the number of parameters in each group; a parameter belongs to the first group that matches."""
     left = list(names)
     for group in groups:
         own = [name for name in left if group["name"] in name]

@@ -27,7 +27,7 @@ _REFUSED = {
 
 
 class CosineAnnealingWarmRestarts(lr.CosineAnnealingWarmRestarts):
-    """Paddle's, which keeps in a checkpoint where in its cycle it is."""
+    """Paddle's, but its position in the cycle is part of a checkpoint."""
 
     def state_keys(self) -> None:
         self.keys = ["last_epoch", "last_lr", "T_cur", "T_i"]
@@ -41,7 +41,7 @@ _TYPES: dict[str, type[LRScheduler]] = {
 
 
 def require_numbers(spec: dict, where: str) -> None:
-    """Raises UserError for an argument of a schedule that is no number, infinite, or negative."""
+    """Raises UserError for an argument of a schedule that is not a number, infinite, or negative."""
     for key, value in spec.items():
         if key not in _NO_NUMBERS and value is not None:
             for item in value if isinstance(value, list) else [value]:
@@ -50,13 +50,13 @@ def require_numbers(spec: dict, where: str) -> None:
 
 
 def require_learning_rate(spec: dict, where: str) -> None:
-    """Raises UserError for a schedule whose rate has another name than learning_rate."""
+    """Raises UserError for a schedule that has no argument learning_rate."""
     if str(spec.get("type")) in _TYPES:
         registry.check_arguments(_TYPES[spec["type"]], ["learning_rate"], where)
 
 
 def build_schedule(spec: dict, iters: int, where: str, trial: bool = False) -> LRScheduler:
-    """Returns a schedule, with a linear warm-up to its first rate where `warmup_iters` asks for one.
+    """Returns a schedule, with a linear warm-up to its first rate if `warmup_iters` is given.
 
     Args:
         spec: `type` of paddle.optimizer.lr and its arguments, `warmup_iters` and `warmup_start_lr`; null means not given.
@@ -94,7 +94,7 @@ def build_schedule(spec: dict, iters: int, where: str, trial: bool = False) -> L
 
 
 def _go_through(schedule, iters, where):
-    """Raises UserError if a schedule fails at some iteration, or has no rate there; a training would find out late."""
+    """Raises UserError if a schedule fails or has no valid rate at some iteration, before a training would fail there."""
     trial = copy.deepcopy(schedule)
     with contextlib.redirect_stdout(None):  # verbose
         for iteration in range(1, min(iters, _LOOKED_AT) + 1):

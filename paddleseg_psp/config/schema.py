@@ -1,4 +1,4 @@
-"""What a configuration may say: its keys, and checks of kinds and numbers before anything is built."""
+"""The keys of a configuration, and checks of their values before anything is built."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def check_kinds(data: dict, path: str) -> dict:
         if key not in data:
             raise UserError(f"{path}: the key {key!r} is missing")
     data = {key: value for key, value in data.items() if value is not None or key in REQUIRED}
+    data.setdefault("accumulate", 1)
     for key in MAPPINGS:
         if not isinstance(data.get(key, {}), dict):
             raise UserError(f"{path}: {key}: expected a mapping, found {data[key]!r}")

@@ -1,4 +1,4 @@
-"""Configurations as people write them: YAML files that inherit from each other, overrides, and the numbers in them."""
+"""Reading configurations: YAML files that inherit from each other, overrides on the command line, and numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-5 and 010 as the numbers they look like, where YAML 1.1 has a text and eight; 1:30 and days stay texts.
+    """Reads 1e-5 and 010 as 0.00001 and 10 (in YAML 1.1 they are a text and 8); 1:30 and dates stay texts.
 
     A key that is given two values is refused.
     """
@@ -44,7 +44,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _tell_double(loader, key, earlier, same):
-    """Raises UserError for a key that has another value already; a warning does where it is the same, as PaddleSeg has some."""
+    """Raises UserError for a repeated key with another value; only warns if it is the same, as in some PaddleSeg files."""
     file = loader.stream is not None
     where = f"{loader.name}, line {key.start_mark.line + 1}" if file else loader.name
     message = f"{where}: the key {key.value!r} is given twice{f', in line {earlier} first' if file else ''}"
@@ -73,7 +73,7 @@ _Loader.add_constructor(f"{_TAG}int", _whole_number)
 
 
 def parse_yaml(source: str | IO[bytes], name: str) -> object:
-    """Returns what a YAML text or file holds, nothing of it shared, so that one use of an anchor can be changed alone.
+    """Returns the content of a YAML text or file. Aliases become copies, so that each can be changed separately.
 
     Raises:
         UserError: invalid YAML, a key with two values, or more than MOST_VALUES values, which a few lines of aliases can mean.
@@ -88,7 +88,7 @@ def parse_yaml(source: str | IO[bytes], name: str) -> object:
 
 
 def dump(data: dict) -> str:
-    """Returns a configuration as YAML that `read_yaml` and other readers understand alike."""
+    """Returns a configuration as YAML that means the same to `read_yaml` and to other readers."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False)
 
 
@@ -102,7 +102,7 @@ def _unshared(value, counter=None):
 
 
 def resolve_path(path: str) -> str:
-    """Returns the file that a `--config` argument means.
+    """Returns the file for a `--config` argument.
 
     A path written for Windows is taken with `/`, and one whose backslashes an unquoting shell has eaten is looked for below
     configs/. A path below configs/ that is not in the current folder is one of those that come with the package.
@@ -129,7 +129,7 @@ def resolve_path(path: str) -> str:
 
 
 def read_yaml(path: str, seen: tuple[str, ...] = ()) -> dict:
-    """Returns the mapping in a YAML file, merged over those its `_base_` names, relative to the file or below configs/.
+    """Returns the mapping in a YAML file, merged over those in `_base_`, which are relative to the file or below configs/.
 
     `_inherited_: false` in a mapping drops what it would inherit, as in PaddleSeg.
 
@@ -188,7 +188,7 @@ def _merge(new, base):
 
 
 def _parse_value(text, where):
-    """Returns what a text means in Python or, where it means nothing there, in YAML."""
+    """Returns the value of a text in Python syntax or, if that fails, in YAML."""
     try:
         tree = ast.parse(text.strip(), mode="eval")
         value = ast.literal_eval(tree)
@@ -230,7 +230,7 @@ def apply_overrides(data: dict, overrides: Sequence[str] | None) -> None:
 
 
 def require_number(value: object, where: str, least: float = -math.inf, whole: bool = False) -> None:
-    """Raises UserError unless a value is a finite number, a whole one on request, and at least so much.
+    """Raises UserError unless a value is a finite number of at least `least`, and an integer if `whole`.
 
     True and false, which Python takes for 1 and 0, are none, nor is a number in quotes.
     """

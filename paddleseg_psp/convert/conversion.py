@@ -1,4 +1,4 @@
-"""From a checkpoint of another framework to this package's network, configuration and weights, and back."""
+"""Converting a checkpoint of another framework to this package's network, configuration and weights, and back."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def convert(
 
 
 def convert_backbone(path: str, ignore: Sequence[str] = ()) -> Conversion:
-    """Converts the weights of a backbone alone, from a classifier of images or from a whole network; else as `convert`."""
+    """Converts only the weights of a backbone, from an image classifier or a whole network; otherwise like `convert`."""
     arrays, _ = read_checkpoint(path)
     framework = _framework(path, arrays)
     try:
@@ -177,7 +177,7 @@ def to_mmsegmentation(weights: dict, counters: dict | None = None) -> dict:
 
 
 def configuration(conversion: Conversion, base: dict) -> dict:
-    """Returns a configuration, as nested data, that evaluates a converted network as its framework does.
+    """Returns a configuration, as nested data, that evaluates a converted network like its framework does.
 
     Args:
         conversion: of a whole network.
@@ -227,7 +227,7 @@ def _own_shapes(model):
 
 
 def _without_values(spec, where):
-    """Builds a layer of this package without memory for its parameters, since a small file may describe a huge network."""
+    """Builds a layer of this package without allocating its parameters, because a small file may describe a huge network."""
     own = registry.find(spec.get("type"), f"{where}.type").__module__.startswith("paddleseg_psp.")
     with paddle.LazyGuard() if own else contextlib.nullcontext():
         return registry.build(spec, where)
@@ -284,7 +284,7 @@ def _preprocessing(found):
 
 
 def _classes(meta, number):
-    """Returns the names and colors of classes that a file states, None in place of what is none for that many classes."""
+    """Returns the names and colors of classes in a file; None if missing, or another number than classes."""
     dataset = meta.get("dataset_meta")
     if not isinstance(dataset, dict):
         dataset = {}
@@ -294,7 +294,7 @@ def _classes(meta, number):
 
 
 def _listed(items, number, fits):
-    """Returns a list of so many items that all fit, or None where it is none."""
+    """Returns a list if it has `number` items that all fit, else None."""
     if not isinstance(items, (list, tuple)) or len(items) != number:
         return None
     for item in items:

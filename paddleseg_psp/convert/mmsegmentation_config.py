@@ -1,4 +1,4 @@
-"""What mmsegmentation's checkpoints say of their configuration: Python source, which is read and not run."""
+"""The configuration inside mmsegmentation's checkpoints: Python source, which is parsed and not run."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _stated(mapping, where):
 
 
 def _part(config, *names):
-    """Returns the mapping under names of a configuration, checked, and {} where there is none."""
+    """Returns the mapping under names of a configuration, checked, or {} if there is none."""
     for depth, name in enumerate(names):
         if not isinstance(config, (dict, type(None))):
             raise UserError(f"its configuration's {'.'.join(names[:depth])}: expected a mapping, found {config!r:.80}")
@@ -189,7 +189,7 @@ def model_options(config: dict) -> tuple[dict, dict]:
 
 
 def preprocessing(config: dict) -> tuple[list, list, bool] | None:
-    """Returns (mean, std, red first) of images, in bytes' units, or None where the configuration is silent.
+    """Returns (mean, std, red first) of images on a scale of 0 to 255, or None if the configuration has none.
 
     Raises:
         UserError: values of another kind.

@@ -1,4 +1,4 @@
-"""What this package's parameters are called in other frameworks, and how their channels are ordered there."""
+"""Names of this package's parameters in other frameworks, and the order of their channels there."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ _MARKS = (  # a framework, and patterns that must all be found among the names
 
 
 def find_framework(names: Collection[str]) -> str:
-    """Returns the framework whose names these are.
+    """Returns the framework that uses these names.
 
     Raises:
         UserError: none that is known.
@@ -147,7 +147,7 @@ def find_framework(names: Collection[str]) -> str:
 
 
 def channel_order(own: str, own_shapes: dict, framework: str) -> np.ndarray | None:
-    """Returns the framework's input channels in this package's order, or None where they are in the same one.
+    """Returns the framework's input channels in this package's order, or None if both orders are the same.
 
     Two convolutions have concatenated inputs: that after the pyramid (here the input, then the last level first; in the
     others the first level first) and that after PSANet's attention in both directions (here distribute, collect; in the

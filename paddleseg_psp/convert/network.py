@@ -1,4 +1,4 @@
-"""Which network a file of weights belongs to, from the shapes of its tensors and what its framework always does."""
+"""Detecting the network of a file of weights from the shapes of its tensors and the conventions of its framework."""
 
 from __future__ import annotations
 

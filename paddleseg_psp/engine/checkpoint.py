@@ -36,7 +36,7 @@ _FOLDER = re.compile(r"iter_(\d+)(\.old)?")  # .old: was being replaced when the
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         seed: of everything random in the run.
@@ -103,15 +103,15 @@ class Checkpoints:
         return final
 
     def keep(self, progress: Progress) -> str:
-        """Returns the folder that has the iterations done, after saving them if none has."""
+        """Returns the folder with the current iteration, after saving it if there is none."""
         return str(self._latest) if self.has(progress) else self.save(progress)
 
     def has(self, progress: Progress) -> bool:
-        """Returns whether a folder has the iterations done."""
+        """Returns whether a folder has the current iteration."""
         return self._latest is not None and self._saved == progress.iteration
 
     def update(self, progress: Progress) -> None:
-        """Takes what an evaluation changed in `progress` into the checkpoint of its iteration, which stays whole meanwhile.
+        """Adds the result of an evaluation in `progress` to the checkpoint of its iteration, atomically.
 
         What cannot be written, as on a full disk, is a warning: a resumed run would evaluate again.
         """
@@ -156,7 +156,7 @@ class Checkpoints:
             raise UserError(f"{path} could not be written: {error.strerror}")
 
     def load(self, folder: str) -> Progress:
-        """Puts everything back as it was at a save, and returns its Progress.
+        """Restores everything from a save, and returns its Progress.
 
         Raises:
             UserError: no checkpoint, a damaged one, or one of another network.
@@ -201,7 +201,7 @@ def _read_state(path):
 
 
 def metrics_of(path: str) -> dict | None:
-    """Returns the metrics that were noted beside a file of weights, or None: there are none, or they are of other weights."""
+    """Returns the metrics recorded beside a file of weights, or None if there are none or they belong to other weights."""
     try:
         metrics = json.loads(read_if_there(os.path.join(os.path.dirname(path), METRICS), most=2**20))
         return metrics if metrics.pop("weights_sha256") == sha256(path) else None
@@ -218,7 +218,7 @@ def find_checkpoints(save_dir: str) -> list[str]:
 
 
 def newest_checkpoint(save_dir: str) -> str | None:
-    """Returns the newest whole checkpoint folder in save_dir, or None; says in one line why one is passed over."""
+    """Returns the newest complete checkpoint folder in save_dir, or None; logs why it skips one."""
     for folder in find_checkpoints(save_dir):
         reason = damage(folder)
         if reason is None:

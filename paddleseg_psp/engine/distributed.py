@@ -1,4 +1,4 @@
-"""What the processes of one training tell each other. With one process nothing is sent."""
+"""Communication between the processes of one training. With one process nothing is sent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def wrapped(model: nn.Layer) -> nn.Layer:
 
 
 def exchanging_gradients(network: nn.Layer, now: bool) -> AbstractContextManager:
-    """Returns the context of a forward and backward pass; with `now` false its gradients stay here and add up."""
+    """Returns the context of a forward and backward pass; if `now` is false, gradients accumulate in this process."""
     return contextlib.nullcontext() if now or not isinstance(network, paddle.DataParallel) else network.no_sync()
 
 
@@ -55,7 +55,7 @@ def share_first(number: int) -> int:
 
 
 def share_buffers(model: nn.Layer) -> None:
-    """Gives all processes the first one's running statistics, which batches of their own have changed apart."""
+    """Copies the running statistics of the first process to all others, whose batches differ."""
     for value in model.state_dict().values() if world_size() > 1 else ():
         if value.stop_gradient:
             dist.broadcast(value, src=0)

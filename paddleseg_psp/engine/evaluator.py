@@ -39,7 +39,7 @@ def evaluate(
     Args:
         model: returns a list whose first entry has the logits.
         eval_dataset: a data set of paddleseg or this package, mode "val".
-        views: how the network looks at an image; by default at the whole image, once.
+        views: how the network sees an image; by default the whole image, once.
         num_workers: processes that read files.
         precision: "fp32", "fp16" or "bf16"; see `paddleseg_psp.engine.precision`.
         amp_level: "O1" or "O2".

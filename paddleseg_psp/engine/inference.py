@@ -1,4 +1,4 @@
-"""Predicting the classes of images by a network of Paddle."""
+"""Predicting the classes of images with a Paddle network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paddleseg_psp.models.layers import PointWiseSpatialAttention, resize
 
 
 class TensorArrays:
-    """What `Views` do with tensors [N, C, H, W]."""
+    """The array operations of `Views` for tensors [N, C, H, W]."""
 
     flip = staticmethod(paddle.flip)
 
@@ -58,7 +58,7 @@ def predict_classes(model: nn.Layer, image: Tensor, trans_info: list, views: Vie
 
 
 def warn_of_small_masks(model: nn.Layer) -> None:
-    """Logs a line if an input of the network is larger than the masks of its attention reach, when it first comes."""
+    """Logs a warning at the first input of the network that is larger than the reach of its attention masks."""
     for layer in model.sublayers():
         if isinstance(layer, PointWiseSpatialAttention):
             _warn_once(layer)

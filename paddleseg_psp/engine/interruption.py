@@ -11,7 +11,7 @@ from paddleseg_psp.engine import distributed
 
 
 class Interrupted(Exception):
-    """A run that was asked to end has saved and ended.
+    """A run received a signal, saved and ended.
 
     Args:
         signum: the signal.
@@ -24,7 +24,7 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Inside the block SIGTERM, SIGINT and SIGHUP are remembered, to be acted on where nothing is lost.
+    """Inside the block SIGTERM, SIGINT and SIGHUP are recorded, so that the run can end where nothing is lost.
 
     A second SIGINT ends the process immediately. SIGHUP stays ignored under nohup.
     """

@@ -1,4 +1,4 @@
-"""One training in a folder at a time."""
+"""A lock, so that only one training writes into a folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def only_training(save_dir: str) -> Iterator[None]:
-    """Keeps other trainings out of save_dir inside the block; the lock ends with the process, however that ends.
+    """Locks save_dir against other trainings inside the block; the lock also ends with the process.
 
     Where the file system has no locks a warning says so.
 

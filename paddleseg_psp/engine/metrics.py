@@ -50,11 +50,11 @@ class ConfusionMatrix:
         return _ratio(self._correct, self.counts.sum(0) + self.counts.sum(1) - self._correct)
 
     def class_accuracy(self) -> np.ndarray:
-        """Returns the share of each class's pixels that is predicted right (recall); NaN where no label has it."""
+        """Returns the share of each class's pixels that is predicted correctly (recall); NaN if no label has the class."""
         return _ratio(self._correct, self.counts.sum(1))
 
     def class_precision(self) -> np.ndarray:
-        """Returns the share of each class's predictions that is right; NaN where never predicted."""
+        """Returns the share of each class's predictions that is correct; NaN if it is never predicted."""
         return _ratio(self._correct, self.counts.sum(0))
 
     def class_dice(self) -> np.ndarray:
@@ -74,7 +74,7 @@ class ConfusionMatrix:
         return _mean(self.class_dice())
 
     def pixel_accuracy(self) -> float:
-        """Returns the share of all pixels that is predicted right."""
+        """Returns the share of all pixels that is predicted correctly."""
         return float(_ratio(self._correct.sum(), self.counts.sum()))
 
     def kappa(self) -> float:

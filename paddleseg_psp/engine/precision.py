@@ -1,4 +1,4 @@
-"""Mixed precision, so that one path through the loops serves float32, float16 and bfloat16.
+"""Mixed precision, so that the same loops serve float32, float16 and bfloat16.
 
 Paddle's own mixed precision switches itself off on a CPU. There it is emulated: convolutions and linear layers round what goes
 in and what comes out, and so do their gradients, which shows whether a training stands the precision. It saves no time.
@@ -31,7 +31,7 @@ def autocast(model: nn.Layer, precision: str, level: str = "O1") -> AbstractCont
 
 
 def cast_weights(model: nn.Layer, optimizer: Optimizer, precision: str, level: str) -> None:
-    """Casts a network's weights, as level "O2" has it; the optimizer keeps them in float32 too.
+    """Casts a network's weights for level "O2"; the optimizer also keeps them in float32.
 
     Raises:
         UserError: O2 on a CPU.
@@ -75,7 +75,7 @@ class _Rounded:
 
 
 class LossScaler:
-    """Scales the loss so that small float16 gradients survive, and leaves out steps whose gradients overflow.
+    """Scales the loss so that small float16 gradients do not vanish, and skips steps whose gradients overflow.
 
     The scale is halved at each overflow and doubled after GROWTH_INTERVAL steps without one (Micikevicius et al., Mixed
     Precision Training, 2018, section 3.2). paddle.amp.GradScaler does the same, on GPUs only.
@@ -94,7 +94,7 @@ class LossScaler:
 
     @paddle.no_grad()
     def step(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
-        """Takes the optimizer's step with the true gradients, unless one of them is not finite."""
+        """Takes the optimizer's step with unscaled gradients, unless one of them is not finite."""
         if self._enabled:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             for gradient in gradients:

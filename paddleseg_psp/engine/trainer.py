@@ -25,7 +25,7 @@ from paddleseg_psp.engine.precision import LossScaler, autocast, cast_weights
 from paddleseg_psp.engine.resume import start
 from paddleseg_psp.engine.training_log import TrainingLog
 from paddleseg_psp.engine.validation import Validation
-from paddleseg_psp.engine.views import Views
+from paddleseg_psp.engine.views import WHOLE, Views
 from paddleseg_psp.engine.weight_average import WeightAverage
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.files import require_writable
@@ -48,7 +48,7 @@ class RunOptions:
         num_workers: processes that read files.
         use_vdl: write scalars and pictures for VisualDL.
         keep_checkpoint_max: checkpoints kept; 0 keeps all.
-        test_config: how the network looks at images in evaluation; see `Views.from_options`.
+        views: how the network sees images in evaluation.
         precision: "fp32", "fp16" or "bf16"; see `paddleseg_psp.engine.precision`.
         amp_level: "O1" or "O2".
         ema_decay: average the weights (`WeightAverage`); the averaged ones are evaluated and kept as best_model.
@@ -68,7 +68,7 @@ class RunOptions:
     num_workers: int = 0
     use_vdl: bool = False
     keep_checkpoint_max: int = 5
-    test_config: dict | None = None
+    views: Views = WHOLE
     precision: str = "fp32"
     amp_level: str = "O1"
     ema_decay: float | None = None
@@ -104,7 +104,7 @@ def train(
         iters: total number of iterations.
         batch_size: of each process.
         losses: a (weight, loss) pair for each output of the network.
-        options: further fields of `RunOptions`.
+        options: further fields of `RunOptions`; PaddleSeg's test_config in place of views.
 
     Returns:
         The best mean IoU; None without evaluation.
@@ -116,6 +116,8 @@ def train(
     """
     if optimizer is None or not losses:
         raise ValueError("train needs an optimizer and losses")
+    if "test_config" in options:
+        options["views"] = Views.from_options(options.pop("test_config") or {})
     run = RunOptions(save_dir, iters, batch_size, **options)
     require_writable(save_dir)
     with only_training(save_dir):
@@ -148,10 +150,9 @@ class Training:
         dataset.hold()
         sampler = _sampler(dataset, options, self.iterations, self.progress.seed)
         self.batches = load_batches(SeededDataset(dataset), sampler, options.num_workers)
-        views = Views.from_options(options.test_config or {})
         given = {"num_workers": options.num_workers, **precision}
         self.validation = Validation(
-            model, self.average, self.checkpoints, val_dataset, options.save_dir, views, given, options.palette
+            model, self.average, self.checkpoints, val_dataset, options.save_dir, options.views, given, options.palette
         )
         self.log = TrainingLog(
             options.save_dir, self.progress, options.iters, options.log_iters, sampler, dataset, options.num_workers,
@@ -222,7 +223,7 @@ class Training:
         return stops
 
     def _with_place(self, error):
-        """Returns an error of the data or the network as one that says where the training is saved, after saving it.
+        """Saves the training, and returns an error with the place of the checkpoint added.
 
         A network that has diverged is not saved, nor that of one process where others wait for it.
         """

@@ -91,7 +91,7 @@ class TrainingLog:
 
     @contextlib.contextmanager
     def dispensable(self, what: str) -> Iterator[None]:
-        """Inside the block an error is a warning, the first time; `what` is written there."""
+        """Inside the block an error becomes a warning, logged once for each `what`."""
         try:
             yield
         except Interrupted:
@@ -116,11 +116,11 @@ class TrainingLog:
         return os.path.join(self._save_dir, RECORDS)
 
     def restart_timer(self) -> None:
-        """Leaves out the time since the last step, which went into something else than training."""
+        """Excludes the time since the last step from the measurement."""
         self._last = time.perf_counter()
 
     def step(self, iteration: int, terms: Tensor, lr: float, reader_seconds: float) -> None:
-        """Takes in an iteration's loss terms (a tensor, which is read only when a line is due), and may log a line.
+        """Adds an iteration's loss terms (a tensor, which is only read for a log line), and logs a line if one is due.
 
         Raises:
             UserError: a loss since the last line is not finite, in any process.
@@ -136,7 +136,7 @@ class TrainingLog:
             self._terms, self._seconds, self._reader_seconds = [], 0.0, 0.0
 
     def require_finite(self, model: nn.Layer) -> None:
-        """Raises UserError if a loss since the last line, or a weight of the model, is not finite: nothing to be saved."""
+        """Raises UserError if a loss since the last line, or a weight of the model, is not finite."""
         self._losses()
         for name, value in model.state_dict().items():
             if paddle.is_floating_point(value) and not bool(paddle.isfinite(value).all()):

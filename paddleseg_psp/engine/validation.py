@@ -1,4 +1,4 @@
-"""What happens at each validation of a training: metrics, pictures, the best model."""
+"""Validation during a training: metrics, pictures, the best model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Validation:
         model (Layer), average (WeightAverage), checkpoints (Checkpoints): of the training.
         dataset: a data set of paddleseg or this package, mode "val"; None evaluates nothing.
         save_dir: gets validation/iter_<n>_<k>.png, the same few images each time.
-        views: how the network looks at an image.
+        views: how the network sees an image.
         options: further arguments of `evaluate`.
         palette: a (red, green, blue) color for each class, for pictures.
     """
@@ -54,7 +54,7 @@ class Validation:
         self._views, self._options = views, options
 
     def run(self, progress: Progress, interruption: Interruption, log: TrainingLog) -> None:
-        """Evaluates the network as it is now, unless that is done, and takes the result into `progress` and its checkpoint.
+        """Evaluates the network unless that was done, and adds the result to `progress` and its checkpoint.
 
         Raises:
             Interrupted: the evaluation was cut short.

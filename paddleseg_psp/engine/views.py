@@ -1,4 +1,4 @@
-"""How a network looks at an image: whole or by windows, once or at several scales and flips.
+"""How a network sees an image: whole or by windows, once or at several scales and flips.
 
 The same code serves networks of Paddle, whose arrays are tensors, and exported ones, whose arrays are NumPy's.
 """
@@ -20,7 +20,7 @@ OPTIONS = ("aug_eval", "scales", "flip_horizontal", "flip_vertical", "is_slide",
 
 
 class NumpyArrays:
-    """What views do with NumPy arrays [N, C, H, W]."""
+    """The array operations of `Views` for NumPy arrays [N, C, H, W]."""
 
     array = staticmethod(np.ascontiguousarray)
     numpy = staticmethod(np.asarray)
@@ -46,7 +46,7 @@ class NumpyArrays:
 
 @dataclass(frozen=True)
 class Views:
-    """How a network looks at an image; the default is the whole image, once.
+    """How a network sees an image; the default is the whole image, once.
 
     Attributes:
         augment: average the probabilities of each scale and flip.
@@ -66,7 +66,7 @@ class Views:
 
     @classmethod
     def chosen(cls, views: Views | None, options: dict) -> Views:
-        """Returns the views that a caller gives, or those that options by PaddleSeg's names mean; see `from_options`.
+        """Returns the given views, or those of options by PaddleSeg's names; see `from_options`.
 
         Raises:
             ValueError: both are given.
@@ -77,7 +77,7 @@ class Views:
 
     @classmethod
     def from_options(cls, options: dict, where: str = "test_config") -> Views:
-        """Returns what the mapping `test_config` of a configuration, or flags by the same names, mean.
+        """Returns the views for the mapping `test_config` of a configuration, or for flags of the same names.
 
         Args:
             options: a part of OPTIONS; sizes are (width, height), as PaddleSeg's flags and configurations have them.
@@ -111,7 +111,7 @@ class Views:
         return cls(True, tuple(map(float, scales)), horizontal, vertical, window, step)
 
     def options(self) -> dict:
-        """Returns the mapping that `from_options` makes the same views of, without what does nothing."""
+        """Returns the mapping from which `from_options` makes the same views, without options that have no effect."""
         options: dict[str, Any] = {}
         if self.augment:
             options.update(aug_eval=True, scales=list(self.scales))
@@ -162,12 +162,12 @@ class Views:
             total, count = total[:, :, done:], count[done:]
 
     def inputs(self, image: Any, arrays: Any) -> list:
-        """Returns all that a network gets of prepared images [N, C, H, W]: their windows, scaled and flipped."""
+        """Returns all inputs of the network for prepared images [N, C, H, W]: their windows, scaled and flipped."""
         views = [view for view, _ in self._augmented(image, arrays)] if self.augment else [image]
         return [arrays.array(view[(slice(None), slice(None), *part)]) for view in views for part in self._parts(view.shape[2:])]
 
     def input_sizes(self, size: Sequence[int]) -> set[tuple[int, int]]:
-        """Returns the sizes (height, width) of what a network gets of a prepared image of a size."""
+        """Returns the sizes (height, width) of the network's inputs for a prepared image of a size."""
         views = [_scaled(size, scale) for scale in self.scales] if self.augment else [size]
         parts = [part for view in views for part in self._parts(view)]
         return {tuple(side.stop - side.start for side in part) for part in parts}  # type: ignore[misc]

@@ -20,7 +20,7 @@ _LENGTH = struct.Struct("<Q")  # before each record
 
 
 class VisualDLLog:
-    """Writes scalars and pictures; each method raises OSError where it cannot.
+    """Writes scalars and pictures; each method raises OSError if it cannot.
 
     Args:
         folder: has the file or gets it; records of several, as earlier versions left them, go into the one that is shown.

@@ -35,7 +35,7 @@ class WeightAverage:
         return [(name, value.detach()) for name, value in state.items() if paddle.is_floating_point(value)]
 
     def update(self, iteration: int) -> None:
-        """Takes in the weights after an iteration (counted from 1)."""
+        """Updates the average with the weights after an iteration (counted from 1)."""
         if self._decay is None:
             return
         decay = min(self._decay, iteration / (iteration + 1))
@@ -44,7 +44,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The network has the averaged weights inside the block, and its own again after it."""
+        """Inside the block the network has the averaged weights."""
         own = {name: value.clone() for name, value in self._weights()}
         self._set(self._average)
         try:
@@ -60,7 +60,7 @@ class WeightAverage:
         return dict(self._average)
 
     def set_state_dict(self, state: dict[str, np.ndarray], path: str) -> None:
-        """Takes over the averages {name: array} that were read from `path`.
+        """Sets the averages {name: array} that were read from `path`.
 
         Raises:
             UserError: one is missing or of another shape.

@@ -1,4 +1,4 @@
-"""What a configuration may ask of a loss: which of paddleseg's losses train here, for how many classes, with what arguments."""
+"""Checks of losses in a configuration: which of paddleseg's losses train here, for how many classes, with which arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network holds and computes."""
+"""Parameters, multiply-adds and activations of a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paddle import nn
 
 @dataclasses.dataclass
 class Cost:
-    """Of a part of a network at an input shape.
+    """The cost of a part of a network at an input shape.
 
     Attributes:
         parameters: numbers that are learned.
@@ -52,7 +52,7 @@ def costs(model: nn.Layer, shape: Sequence[int], training: bool = False, depth: 
             if count:
                 part.multiply_adds += int(count(layer, inputs[0], output, False))
                 part.multiply_adds_published += int(count(layer, inputs[0], output, True))
-            if not layer._sub_layers and isinstance(output, paddle.Tensor):
+            if _is_leaf(layer) and isinstance(output, paddle.Tensor):
                 part.activations += output.size * 4
 
         return add
@@ -87,12 +87,16 @@ def _parts(layer, depth, prefix=""):
             yield f"{prefix}{name}", child
 
 
+def _is_leaf(layer):
+    return next(layer.children(), None) is None
+
+
 @contextlib.contextmanager
 def _without_learning(model, training):
     """Lets a network behave as in training, or not, while normalizations and dropout behave as in evaluation."""
     before = {layer: layer.training for layer in model.sublayers(include_self=True)}
     for layer in before:
-        layer.training = training and bool(layer._sub_layers)
+        layer.training = training and not _is_leaf(layer)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Weights at URLs, kept where PaddleSeg keeps them.
+"""Downloading weights to PaddleSeg's cache.
 
 Of an archive only the file of weights is taken: unpacking all of one would write where its author likes (docs/security.md).
 """
@@ -28,12 +28,12 @@ _PATIENCE = 30  # seconds without a byte
 
 
 def is_url(path: str) -> bool:
-    """Returns whether a path is one of http or https."""
+    """Returns whether a path is an http or https URL."""
     return urlparse(path).scheme in ("http", "https")
 
 
 def download_weights(url: str) -> str:
-    """Returns the path of the file of weights at a URL, or in the archive there, which is downloaded once.
+    """Returns the path of the weights at a URL, or in the archive there, after downloading them once.
 
     Raises:
         UserError: it cannot be downloaded, or is an archive without weights.
@@ -62,7 +62,7 @@ def download_weights(url: str) -> str:
 
 
 def _place(url):
-    """Returns the folder in PaddleSeg's cache, and the name, of what is at a URL: as PaddleSeg names them."""
+    """Returns the folder in PaddleSeg's cache and the file name for a URL, like PaddleSeg."""
     *folders, name = [part for part in unquote(urlparse(url).path).split("/") if part not in ("", ".", "..")] or [_NAME]
     ending = next((ending for ending in _ARCHIVES if name.endswith(ending)), None)
     if ending:
@@ -71,7 +71,7 @@ def _place(url):
 
 
 def _is_unpacked(archive, target):
-    """Writes the weights in an archive; returns False for what is no archive of them, and so the weights themselves."""
+    """Writes the weights in an archive; returns False if the file is not an archive but the weights themselves."""
     with ExitStack() as stack:
         if tarfile.is_tarfile(archive):
             tar = stack.enter_context(tarfile.open(archive))

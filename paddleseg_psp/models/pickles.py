@@ -95,7 +95,7 @@ def _finished(value, known, depth):
 
 
 def require_bounded(content: object, parts: int, size: int) -> tuple[int, int]:
-    """Looks at nested lists, tuples and dicts as whoever writes them out would: what is in two places counts twice.
+    """Measures nested lists, tuples and dicts as if written out: values in two places count twice.
 
     Returns:
         What is left of `parts` and `size`.
@@ -121,7 +121,7 @@ def require_bounded(content: object, parts: int, size: int) -> tuple[int, int]:
 
 
 class _Whole:
-    """A file whose reads are refused where it has less, before memory is taken for them."""
+    """A file that refuses to read more than it has, before memory is allocated."""
 
     def __init__(self, file):
         self._file, position = file, file.tell()

@@ -1,4 +1,4 @@
-"""What the two networks share: a backbone, logits at feature size, and resizing to the image."""
+"""The base class of both networks: a backbone, logits at feature size, and resizing to the image."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def _require_checksum(path):
 
 
 def _checksums(path: str) -> Iterator[tuple[str, str]]:
-    """Yields (file, SHA-256) for each file beside a file of weights that says which checksum that has."""
+    """Yields (file, SHA-256) for each file beside the weights that records their checksum."""
     folder, name = os.path.split(path)
     source = os.path.join(folder, "SHA256SUMS")
     for line in read_if_there(source, _NOTE).splitlines():
@@ -122,7 +122,7 @@ def _checksums(path: str) -> Iterator[tuple[str, str]]:
 
 
 def write_weights(path: str, weights: dict) -> None:
-    """Writes the dict {name: numpy array} to a `.pdparams` or `.safetensors` file, whole or not at all.
+    """Writes the dict {name: numpy array} to a `.pdparams` or `.safetensors` file, atomically.
 
     Raises:
         UserError: another kind of file, or no place to write it.
@@ -208,7 +208,7 @@ def _few(names, count=3):
 
 
 def harmless_copy(path: str, folder: str) -> str:
-    """Writes the weights in a file, local or at a URL, anew, for paddleseg's components, which unpickle what they load.
+    """Writes a safe copy of weights, local or at a URL, for paddleseg's components, which unpickle what they load.
 
     Returns:
         The copy's path; fractions in it are float32.

@@ -1,4 +1,4 @@
-"""What requests wait for, and when they are given up."""
+"""Admission of requests: waiting for memory, and cancelling when a client leaves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 
 
 class Budget:
-    """An amount that those who come take a part of, in their order, and give back.
+    """An amount of which callers take a part, in the order of their arrival, and return it.
 
     Args:
         total: the amount; who wants more takes it alone.

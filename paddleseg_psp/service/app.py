@@ -31,7 +31,7 @@ _BODY = {"requestBody": {"required": True, "content": {"image/*": {"schema": {"t
 
 @dataclass
 class Limits:
-    """What the service takes on.
+    """The limits of the service.
 
     Attributes:
         max_bytes (int): of an image's file.
@@ -149,7 +149,7 @@ class _Service:
                 self.metrics.requests.labels(status).inc()
 
     def _failure(self, error, status):
-        """Logs a failure; returns the answer, which tells nothing of what is inside."""
+        """Logs a failure; returns an answer without internal details."""
         words = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         logger.error(f"A request failed ({status}): {words}", exc_info=error if self.debug else None)
         detail = "this image failed; the service's log says why" if status == 500 else "too little memory; try again"

@@ -1,4 +1,4 @@
-"""Images that come at the same time, run together."""
+"""Running images that arrive together as batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Request:
 
 
 class Batcher:
-    """Runs prepared images in one thread, those of one size that came meanwhile as one batch.
+    """Runs prepared images in one thread; images of one size that arrive together run as one batch.
 
     Args:
         run: takes a batch [N, C, H, W] and returns an output for each image; see `Predictor.run`.
@@ -45,7 +45,7 @@ class Batcher:
         self._thread.start()
 
     def submit(self, array: np.ndarray) -> Future:
-        """Returns the Future of the output for a prepared image [C, H, W]; cancelled, it gives the image up at once."""
+        """Returns the Future of the output for a prepared image [C, H, W]; cancelling it drops the image."""
         request = _Request(array)
         with self._changed:
             self._waiting.append(request)

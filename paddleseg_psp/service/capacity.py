@@ -23,7 +23,7 @@ _ENOUGH = 2.0  # seconds: a longer run tells enough of larger images
 def largest_image(
     predictor: Predictor, attends: bool, seconds: float = SECONDS, memory: float | None = None
 ) -> tuple[int, str]:
-    """Returns how many pixels an image may have, and in words what limits them.
+    """Returns the largest number of pixels for an image, and what limits it, in words.
 
     Images of growing sizes run, until one takes two seconds, and what larger ones take is extrapolated: time and memory grow
     with the number of pixels, and where a network attends to all of an image with its square too.
@@ -81,7 +81,7 @@ def _sizes(predictor):
 
 
 def _image(predictor, size):
-    """Returns noise of a size or, where the transforms resize it, eight times as wide: thin images may then cost the most."""
+    """Returns noise of a size, eight times as wide if the transforms resize it, because thin images may then cost the most."""
     channels = (3,) if predictor.input_shape[1] == 3 else ()
     image = np.random.RandomState(0).randint(0, 256, (*size, *channels), dtype=np.uint8)
     same = predictor.prepare(image)[0].shape[1:] == size

@@ -1,4 +1,4 @@
-"""What an image's file says of itself, read without decoding it and without believing it.
+"""Inspecting an image file before it is decoded; nothing in it is trusted.
 
 Pillow reads more than that when it opens a file: each entry of a TIFF's directory or of EXIF data may be as large as the file.
 """
@@ -17,7 +17,7 @@ _SMALL = 2**20  # bytes that cost nothing
 
 
 class RefusedImage(Exception):
-    """An image that is not taken.
+    """An image that is refused.
 
     Attributes:
         status (int): the HTTP status that says so.

@@ -17,7 +17,7 @@ _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+?)\.?(?::\d*)?")
 
 
 class AllowedHosts:
-    """An ASGI application before another one that answers 421, 400 or 403 to what comes under a wrong name.
+    """An ASGI application in front of another one; it answers 421, 400 or 403 to requests under a wrong name.
 
     Addresses are always right: nobody can make them point elsewhere.
 

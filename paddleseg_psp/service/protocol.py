@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 with deadlines: how long, and how much, one client can hold is bounded.
+"""uvicorn's HTTP/1.1 with deadlines and limits for each client.
 
 uvicorn has a deadline for idle connections only, and each byte that comes stretches that.
 """
@@ -19,7 +19,7 @@ _PIECE = 2**14  # bytes parsed before the limits are looked at again
 
 @dataclass
 class Guard:
-    """What connections are allowed together and each.
+    """The limits of connections.
 
     Attributes:
         connections (int): open at once; one more ends the one that has waited longest for its client.
@@ -39,7 +39,7 @@ class Guard:
 
 
 class _Connection(h11.Connection):
-    """Takes no body in tiny chunks: parsing one takes longer than a kilobyte of body."""
+    """Refuses bodies in tiny chunks: parsing a chunk takes longer than a kilobyte of body."""
 
     def next_event(self):
         event = super().next_event()
@@ -54,7 +54,7 @@ class _Connection(h11.Connection):
 
 
 class GuardedProtocol(H11Protocol):
-    """A connection that is ended when what it waits for from its client does not come in time."""
+    """A connection that ends if its client does not send or receive in time."""
 
     def __init__(self, *args: Any, guard: Guard, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,6 +1,7 @@
 from paddleseg_psp.visual.comparison import draw_comparison, draw_panels
 from paddleseg_psp.visual.confusion import draw_confusion_matrix
 from paddleseg_psp.visual.curves import draw_curves
+from paddleseg_psp.visual.heat import heat
 from paddleseg_psp.visual.legend import draw_legend
 from paddleseg_psp.visual.masks import color_map, colorize, overlay, save_classes, save_index_png, viewable
 from paddleseg_psp.visual.throughput import draw_throughput
@@ -15,6 +16,7 @@ __all__ = [
     "draw_legend",
     "draw_panels",
     "draw_throughput",
+    "heat",
     "overlay",
     "save_classes",
     "save_index_png",

@@ -22,7 +22,7 @@ def draw_comparison(
     class_names: Sequence[str],
     colors: np.ndarray,
 ) -> np.ndarray:
-    """Returns a picture [H, W, 3] (blue, green, red) uint8: a row an image, a column for it and each of its class maps.
+    """Returns a picture [H, W, 3] (blue, green, red) uint8: a row per image, columns for it and its class maps.
 
     Args:
         rows: (image [h, w, 3] uint8, list of class maps [h, w]) pairs.
@@ -50,7 +50,7 @@ def draw_panels(rows: Sequence) -> np.ndarray:
 
 
 def _row(panels):
-    """Returns panels side by side, as large as the first one fits, however long or narrow that is."""
+    """Returns panels side by side; the size of the first one sets the layout."""
     height, width = panels[0].shape[:2]
     scale = min(_PANEL_WIDTH / width, _LONGEST_PANEL / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -1,4 +1,4 @@
-"""Which color means which class."""
+"""The legend of colors and classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names in pictures, in whatever script they are, as far as the machine has fonts."""
+"""Text in pictures in any script for which the machine has a font."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paddleseg_psp.log import warn_once
 
 @functools.lru_cache(maxsize=None)
 def shown(text: str) -> tuple[str, str]:
-    """Returns a text as it can be drawn, and the file of the font that draws it.
+    """Returns a text in a form that can be drawn, and the font file for it.
 
     The font is matplotlib's, or else an installed one that has all its characters. Where none has, those that matplotlib's
     lacks are escaped (\\u9053), so that different names stay different, and a warning says so.
@@ -41,7 +41,7 @@ def shown(text: str) -> tuple[str, str]:
 
 
 def labels(class_names: Sequence[str]) -> list[str]:
-    """Returns what to call classes in a picture: their names, after the index where no font shows the name."""
+    """Returns the names of classes for a picture; the index comes first if no font can show the name."""
     return [name if shown(name)[0] == name else f"{index}: {name}" for index, name in enumerate(class_names)]
 
 

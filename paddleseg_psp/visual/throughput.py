@@ -1,4 +1,4 @@
-"""Images a second as a picture."""
+"""A picture of images per second."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from paddleseg_psp.bundle import export_bundle, load_predictor, quantization
-from paddleseg_psp.bundle.metrics import evaluate_bundle
 from paddleseg_psp.bundle.quantization import quantize_bundle
+from paddleseg_psp.bundle.scoring import evaluate_bundle
 from paddleseg_psp.bundle.timing import Stopwatch, product_rate
 from paddleseg_psp.commands import val
 from paddleseg_psp.config import Config

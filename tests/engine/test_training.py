@@ -18,6 +18,7 @@ from paddleseg_psp.data import TrainingSampler
 from paddleseg_psp.engine import evaluate, predict, train
 from paddleseg_psp.engine.metrics import ConfusionMatrix
 from paddleseg_psp.engine.training_log import read_records
+from paddleseg_psp.engine.views import Views
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.losses import CrossEntropyLoss
 from paddleseg_psp.models.weights import read_weights
@@ -202,6 +203,19 @@ def test_early_stopping(write_config, tmp_path, capsys, monkeypatch):
     assert "Stopped early: no better mIoU in 2 evaluations up to 4" in capsys.readouterr().out
     run_training(config, tmp_path / "out", resume_model="auto", **options)  # and stays so
     assert "[TRAIN]" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["views", "test_config"])
+def test_evaluations_use_the_views(write_config, tmp_path, monkeypatch, name):
+    """Given as they are, or as PaddleSeg's mapping, whose sizes are width and height."""
+    mapping, seen = {"is_slide": True, "crop_size": [33, 25], "stride": [22, 25]}, []
+    monkeypatch.setattr(
+        "paddleseg_psp.engine.validation.evaluate",
+        lambda model, dataset, views, **options: seen.append(views) or ConfusionMatrix(dataset.num_classes),
+    )
+    options = {name: mapping if name == "test_config" else Views.from_options(mapping)}
+    run_training(Config(write_config(iters=2), [TINY]), tmp_path / "out", **options)
+    assert [(views.window, views.step) for views in seen] == [((25, 33), (25, 22))]
 
 
 def test_accumulated_batches_equal_a_large_one(write_config, tmp_path):

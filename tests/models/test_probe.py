@@ -4,7 +4,8 @@ import paddle
 import pytest
 
 from paddleseg_psp.models import PSANet, PSPNet
-from paddleseg_psp.models.probe import attention_maps, heat, pyramid_maps
+from paddleseg_psp.models.probe import attention_maps, pyramid_maps
+from paddleseg_psp.visual import heat
 from tests.helpers import TinyBackbone, run_python
 
 

@@ -1,4 +1,4 @@
-"""What data sets must agree on so that a network trained on one can be judged by another."""
+"""What data sets must agree on, so that a network trained on one can be evaluated on the other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paddleseg_psp.log import logger
 
 
 def require_classes(classes: object, where: str) -> None:
-    """Raises UserError for a number of classes that cannot be told apart by the largest logit; None is not known yet."""
+    """Raises UserError for fewer than two classes; None means that the number is not known yet."""
     if classes is not None and (not isinstance(classes, Integral) or classes < 2):
         raise UserError(
             f"{where}: {classes!r}, but a pixel's class is the largest of the network's logits, which takes two; for one kind "
@@ -21,7 +21,7 @@ def require_classes(classes: object, where: str) -> None:
 
 
 def require_agreement(train: Dataset, val: Dataset, where: str) -> None:
-    """Raises UserError if two data sets differ in their classes, the classes' names or the ignored value; logs further ones.
+    """Raises UserError if two data sets differ in their classes, class names or ignored value; logs further differences.
 
     Args:
         train, val: data sets with `num_classes` and `ignore_index`, and CLASS_NAMES where they know them.
@@ -43,7 +43,7 @@ def _differences(train, val):
 
 
 def require_none(problems: Iterable[str]) -> None:
-    """Raises UserError for the first of some problems, and logs the others, a line each."""
+    """Raises UserError for the first of some problems, and logs the others."""
     problems = list(problems)
     for problem in problems[1:]:
         logger.error(problem)

@@ -1,4 +1,4 @@
-"""Looking for what is wrong with a data set before it is trained on."""
+"""Finding errors in a data set before training."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _is_jpeg(path):
 
 
 def _with_hint(message, dataset, path):
-    """Adds what usually causes a label's wrong values."""
+    """Adds the usual cause of wrong label values to a message."""
     if "has the values" not in message:
         return message
     values = np.unique(np.asarray(Image.open(path)))
@@ -156,7 +156,7 @@ def _inspect_classes(found, dataset):
 
 
 def too_few_classes(dataset: Dataset) -> str | None:
-    """Returns what is wrong with labels that have one class, or none, all together; reads them until there is a second.
+    """Returns what is wrong if all labels together have fewer than two classes; stops reading at the second class.
 
     Raises:
         UserError: a label that cannot be read, or has wrong values.
@@ -194,7 +194,7 @@ def compare(train: Inspection, val: Inspection) -> tuple[list[str], list[str]]:
 
 
 def quick_check(dataset: Dataset, samples: int = 8) -> None:
-    """Reads the first, the last and some samples in between, and labels until there are two classes.
+    """Reads the first, the last and some samples in between, and then labels until two classes were found.
 
     Raises:
         UserError: the first error found, after a line for each other; labels of one class where they are to train on.

@@ -1,4 +1,4 @@
-"""What data sets of images and labels in files have in common."""
+"""The base class of data sets of images and labels in files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paddleseg_psp.errors import UserError
 
 
 class PairedDataset(CheckedSamples, PaddleSegDataset):
-    """Images paired with labels. Subclasses say where they are, and name NUM_CLASSES, CLASS_NAMES and PALETTE.
+    """Images paired with labels. Subclasses find the files and set NUM_CLASSES, CLASS_NAMES and PALETTE.
 
     Args:
         pairs: (image, label) paths; the label is None where there is none.

@@ -1,4 +1,4 @@
-"""Making label files in many processes: each whole or not there, those that are there already kept."""
+"""Writing label files in parallel: each is complete or absent, and existing ones are kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CHUNK = 8  # files that a process gets at a time
 def make_labels(
     tasks: Sequence, read: Callable, allowed: Iterable[int], processes: int, palette: np.ndarray | None = None
 ) -> int:
-    """Writes a label PNG for each task and verifies it; those that are there, whole and newer than their source, are kept.
+    """Writes a label PNG for each task and verifies it; files that exist, are valid and newer than their source are kept.
 
     Args:
         tasks: (source, target) paths.
@@ -61,7 +61,7 @@ def make_labels(
 
 
 def _make_label(task, read, allowed, palette):
-    """Returns whether the label was written (it was not there, or broken), or what is wrong."""
+    """Returns whether the label was written (it was missing or broken), or what is wrong."""
     source, target = task
     if _is_made(target, source, allowed):
         return False
@@ -122,7 +122,7 @@ def blank_label(width: float, height: float, value: int) -> Image.Image:
 
 
 def write_lines(path: str, lines: Iterable[str]) -> None:
-    """Writes a text file, whole or not at all; names that are not UTF-8 as `read_lines` reads them."""
+    """Writes a text file atomically; names that are not UTF-8 are written as `read_lines` reads them."""
     with atomic_path(os.path.abspath(path)) as temporary:
         with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.writelines(f"{line}\n" for line in lines)

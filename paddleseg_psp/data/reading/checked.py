@@ -1,4 +1,4 @@
-"""Reading the samples of data sets with every check that a wrong file should fail."""
+"""Reading the samples of data sets, with checks for all kinds of wrong files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from paddleseg_psp.log import logger
 
 
 class CheckedSamples(paddle.io.Dataset):
-    """Reading a data set's samples: each file checked as it is read, each label as int64 classes.
+    """Reads a data set's samples: each file is checked as it is read, each label becomes int64 classes.
 
     `dataset[index]` in training is img [C, H, W] float32 and label [H, W] int64, both transformed. In mode "val" the label has
     its file's size, and trans_info has the steps that lead from the network's output back to it; "test" has no label.
@@ -49,15 +49,15 @@ class CheckedSamples(paddle.io.Dataset):
 
     @staticmethod
     def decode_label(label: np.ndarray) -> np.ndarray:
-        """Returns the classes that a label's values, an integer array, mean."""
+        """Returns the classes for a label's values, an integer array."""
         return label
 
     def files(self, index: int) -> str:
-        """Returns what to call a sample in messages."""
+        """Returns the name of a sample in messages."""
         return " and ".join(filter(None, self.file_list[index]))
 
     def hold(self) -> None:
-        """Reads all samples into memory if `cache` says so and they are not there yet."""
+        """Reads all samples into memory if `cache` is set and they are not there yet."""
         if self.cache and self._held is None:
             self._held = self._read_all()
 
@@ -87,7 +87,7 @@ class CheckedSamples(paddle.io.Dataset):
         return image, label
 
     def read_label(self, index: int) -> np.ndarray:
-        """Returns the classes [H, W] of a label as `label_type`, whatever type its file has."""
+        """Returns the classes [H, W] of a label as `label_type`, for any type of file."""
         path = self.file_list[index][1]
         label = _whole_numbers(read_label_values(path), path)
         values = _values(label)

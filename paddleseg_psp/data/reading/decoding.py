@@ -1,4 +1,4 @@
-"""Decoding images and labels: damaged files are refused, and no bit is dropped.
+"""Decoding images and labels: damaged files are refused, and no bits are lost.
 
 OpenCV fills up what a truncated JPEG lacks, and neither it nor Pillow heeds every checksum.
 """
@@ -58,7 +58,7 @@ def read_image(path: str, channels: int = 3, max_value: float | None = None) -> 
 
 
 def scaled(image: np.ndarray, name: str, max_value: float | None = None) -> np.ndarray:
-    """Returns an image with its values from 0 to 255, as float32 where they were not uint8 or max_value is given.
+    """Returns an image with values from 0 to 255, as float32 if they were not uint8 or if max_value is given.
 
     Without max_value, 65535 is white in colors of 16 bits, and all others of more than 8 bits keep their values. Both are said
     once in a process.
@@ -119,7 +119,7 @@ def read_label_values(path: str) -> np.ndarray:
 
 
 def decode(data: bytes, channels: int = 3) -> np.ndarray:
-    """Returns the image in a file's bytes as `read_image` does, turned as its EXIF data says, with the values in the file.
+    """Returns the image in a file's bytes like `read_image`, rotated by its EXIF data, with the values in the file.
 
     Raises:
         ValueError: says what is damaged, or that it is no image.
@@ -141,7 +141,7 @@ def _is_tiff(data):
 
 
 def _typed(image, tags):
-    """Returns what OpenCV read of a TIFF in the type that its tags say: it takes integers of 32 bits for floats."""
+    """Returns a TIFF that OpenCV read in the type of its tags: OpenCV reads 32-bit integers as floats."""
     bits, samples, kind = max(tags.get(258, (1,))), tags.get(277, (1,))[0], tags.get(339, (0,))[0]
     interleaved = samples == 1 or tags.get(284, (1,))[0] == 1
     _require(bits <= 8 or interleaved, "its channels lie one after the other, which is read for 8 bits only: interleave them")
@@ -211,7 +211,7 @@ def _opencv_heeds_checksums():
 
 
 def _require_whole(data, pixels_are_checked=False):
-    """Raises ValueError where a PNG, TIFF, WebP or BMP says itself that it is damaged.
+    """Raises ValueError if sizes or checksums in a PNG, TIFF, WebP or BMP show that it is damaged.
 
     Args:
         pixels_are_checked: the decoder compares the checksums of a PNG's pixels by itself.
@@ -283,7 +283,7 @@ def _part_bytes(tags):
 
 
 def _inflates(data, most):
-    """Returns whether Deflate data is whole and becomes no more than a number of bytes."""
+    """Returns whether Deflate data is complete and has at most `most` bytes when unpacked."""
     stream = zlib.decompressobj()
     try:
         while not stream.eof and most >= 0:
@@ -358,7 +358,7 @@ def _decode_jpeg(data, channels):
 
 
 def _by_libjpeg(data, channels):
-    """Returns a JPEG's image, and the last of libjpeg's warnings; one of them is None."""
+    """Returns a JPEG's image and None, or None and the last warning of libjpeg."""
     try:
         return simplejpeg.decode_jpeg(data, _COLORS[channels]), None
     except ValueError as error:
@@ -366,7 +366,7 @@ def _by_libjpeg(data, channels):
 
 
 def _require_harmless(data, channels, warning):
-    """Raises ValueError where libjpeg warned of more than bytes between a JPEG's parts, as cameras leave them.
+    """Raises ValueError for warnings of libjpeg other than extra bytes between a JPEG's parts, which cameras leave.
 
     Such bytes before the end hide an earlier warning, so they are cut out.
     """
@@ -395,7 +395,7 @@ def _jpeg_header(data):
 
 
 def _turned(image, data):
-    """Returns a JPEG's image turned as OpenCV turns a small one that has the same EXIF data."""
+    """Returns a JPEG's image rotated like OpenCV rotates a small one with the same EXIF data."""
     exif = next((segment for segment in _jpeg_header(data)[0] if segment[1] == 0xE1), None)
     if exif is None:
         return image

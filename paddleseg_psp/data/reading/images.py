@@ -1,4 +1,4 @@
-"""Which images an argument means, and how to call what is made of them."""
+"""Finding the images for an argument, and naming the results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OTHERS = {
 
 
 def find_images(path: str | None, results: str | None = None) -> tuple[list[str], str]:
-    """Returns the images that --image_path means, sorted, and the folder that they are named from.
+    """Returns the images for --image_path, sorted, and the folder that result names are relative to.
 
     It is one image, a folder, or a text file that lists images, one a line, relative to its own folder; what follows a tab, or
     a space where the whole line is no file, is left out, so that lists of images and labels do. Links to folders are followed.
@@ -81,7 +81,7 @@ def _in_folder(path, results):
 
 
 def _files(folder: str, left_out: str | None, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yields the files below a folder, without those of another one; a link to a folder that it is in ends there."""
+    """Yields the files below a folder, except those of `left_out`; links back to a parent folder are not followed."""
     real = os.path.realpath(folder)
     if real in above or real == left_out:
         return
@@ -94,7 +94,7 @@ def _files(folder: str, left_out: str | None, above: tuple[str, ...] = ()) -> It
 
 
 def _require_text(path):
-    """Raises UserError for a file that is no list of images, saying what it is."""
+    """Raises UserError for a file that is not a list of images; the message says what it is."""
     for endings, (kind, advice) in _OTHERS.items():
         if path.lower().endswith(endings):
             raise UserError(f"--image_path {path} is {kind}: {advice.format(path=path)}")
@@ -106,7 +106,7 @@ def _require_text(path):
 
 
 def _listed(folder, line):
-    """Returns the image of a line: all before a tab or, where that is no file, as much of it before a blank as is one."""
+    """Returns the image of a line: the text before a tab or, if that is not a file, the longest part before a blank that is."""
     line = line.split("\t")[0].strip()
     ends = [len(line), *(blank.start() for blank in reversed([*re.finditer(r"\s+", line)]))]
     paths = [listed_path(folder, line[:end]) for end in ends]
@@ -114,7 +114,7 @@ def _listed(folder, line):
 
 
 def output_names(images: Sequence[str], folder: str) -> list[str]:
-    """Returns a name without ending for what is made of each image: its path below the folder.
+    """Returns a name without ending for the result of each image: its path below the folder.
 
     Where an image is elsewhere, the folder that all images share is taken instead. Where two differ by their ending alone, they
     keep it: a.jpg and a.png give a.jpg and a.png, not twice a.
@@ -130,7 +130,7 @@ def output_names(images: Sequence[str], folder: str) -> list[str]:
 
 
 def require_no_overwriting(targets: Sequence[str], images: Sequence[str]) -> None:
-    """Raises UserError if a result would take the place of an image."""
+    """Raises UserError if a result would overwrite an image."""
     inputs = set(map(os.path.realpath, images))
     for target in targets:
         if os.path.realpath(target) in inputs:

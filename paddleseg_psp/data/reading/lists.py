@@ -35,7 +35,7 @@ def read_list(path: str) -> list[str]:
 
 
 def listed_path(folder: str, name: str) -> str:
-    """Returns the path that a list means by a name: with / for \\, as Windows writes it, where only that is a file."""
+    """Returns the path for a name in a list; backslashes become slashes if only that is a file."""
     path = os.path.join(folder, name)
     other = os.path.join(folder, name.replace("\\", "/"))
     return other if not os.path.isfile(path) and os.path.isfile(other) else path

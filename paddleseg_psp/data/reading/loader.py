@@ -1,4 +1,4 @@
-"""Batches of samples, read here or ahead of time by processes, whose errors reach the caller.
+"""Loading batches, in this process or ahead of time in others; errors reach the caller.
 
 Paddle's loader buries an error in a process in a traceback, and waits for ever when reading fails in its thread. Here a failed
 sample travels through the loader like any other, and is raised where the batch is asked for; without processes there is no
@@ -82,7 +82,7 @@ def load_batches(dataset: Dataset, batches: Iterable[Sequence], num_workers: int
 
 
 class _Guarded(paddle.io.Dataset):
-    """A data set whose failed samples are the exceptions, and which knows what each process is reading."""
+    """A data set that returns exceptions as samples, and knows which files each process is reading."""
 
     def __init__(self, dataset, num_workers):
         self.dataset = dataset
@@ -93,7 +93,7 @@ class _Guarded(paddle.io.Dataset):
         return len(self.dataset)
 
     def start(self, worker):
-        """Prepares a reading process. What ends the program is the main process's to decide, which may still save."""
+        """Prepares a reading process. It ignores signals, because the main process decides when to end and may still save."""
         self._pids[worker] = multiprocessing.current_process().pid
         for signum in (signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN)
@@ -111,7 +111,7 @@ class _Guarded(paddle.io.Dataset):
             return RuntimeError(traceback.format_exc())
 
     def explained(self, error):
-        """Returns the error to raise instead of one of the loader: which process died, reading what."""
+        """Returns the error to raise instead of the loader's: it names the process that died and its files."""
         alive = {process.pid for process in multiprocessing.active_children()}
         dead = [worker for worker, pid in enumerate(self._pids) if pid and pid not in alive]
         if not dead:
@@ -124,7 +124,7 @@ class _Guarded(paddle.io.Dataset):
 
 
 def _has_semaphores(num_workers):
-    """Returns whether the queues of reading processes can be made, whose semaphores are files in shared memory."""
+    """Returns whether reading processes can have queues; their semaphores are files in shared memory."""
     try:
         needed = 3 * num_workers + 8  # of a queue each, one for all, and an event
         return bool([multiprocessing.Semaphore() for _ in range(needed + _SPARE)])
@@ -137,7 +137,7 @@ def _has_semaphores(num_workers):
 
 
 def _fits_shared_memory(dataset, batches, num_workers):
-    """Returns whether what the processes read ahead fits into shared memory; a process that finds it full dies."""
+    """Returns whether the batches read ahead fit into shared memory; a process that finds it full dies."""
     keys = next(iter(batches), None)
     if keys is None:
         return True
@@ -153,7 +153,7 @@ def _fits_shared_memory(dataset, batches, num_workers):
 
 
 def _narrowed(sample):
-    """Returns a sample whose label takes few bytes from one process to the other; Paddle has no type of 16 bits for it."""
+    """Returns a sample with a label of few bytes to send to another process; Paddle has no 16-bit type for it."""
     label = sample.get("label")
     if label is None or label.dtype != np.int64:
         return sample

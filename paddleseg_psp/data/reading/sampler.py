@@ -1,4 +1,4 @@
-"""Which images an iteration trains on, and with which random numbers: functions of the seed and the iteration alone.
+"""The images and random numbers of an iteration, which depend only on the seed and the iteration.
 
 So a resumed run sees what an uninterrupted one would have seen, however many processes read or train.
 """
@@ -14,7 +14,7 @@ from paddle.io import Dataset
 
 
 class TrainingSampler:
-    """Batches of shuffled images for the iterations to come, each image once an epoch; the rest of an epoch is left out.
+    """Batches of shuffled images, each image at most once in an epoch; an incomplete last iteration of an epoch is dropped.
 
     An iteration's images are one run of the epoch's order: first the batch of each process, then, with accumulation, their
     next batches.
@@ -63,7 +63,7 @@ class TrainingSampler:
 
 
 class SeededDataset(paddle.io.Dataset):
-    """The samples of a data set, `dataset[index, seed]`: the seed is that of the random numbers in its transforms."""
+    """The samples of a data set, `dataset[index, seed]`, where the seed is for the random numbers of its transforms."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset

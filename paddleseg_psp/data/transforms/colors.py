@@ -63,7 +63,7 @@ class PhotoMetricDistortion:
 
 
 def as_bytes(image: np.ndarray, transform: object) -> np.ndarray:
-    """Returns an image of values from 0 to 255 as uint8, those a little beyond, as cubic interpolation gives them, cut.
+    """Returns an image of values from 0 to 255 as uint8; values slightly outside, from cubic interpolation, are clipped.
 
     Raises:
         UserError: values far beyond, which bytes would wrap; names the transform.

@@ -1,4 +1,4 @@
-"""Transforms that move pixels: cropping, rotation, padding; paddleseg lacks them or has them wrong."""
+"""Transforms that move pixels: cropping, rotation, padding. paddleseg lacks them or has errors in them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RandomPaddingCrop:
         return self.scaled(data, data["img"].shape[:2])
 
     def scaled(self, data: dict, size: tuple[int, int], angle: float = 0.0) -> dict:
-        """Crops as if everything had been scaled to a size (height, width), then rotated by an angle in degrees, before."""
+        """Crops as if everything had first been scaled to a size (height, width) and rotated by an angle in degrees."""
         label = data.get("label")
         for _ in range(self.loop_times):
             offset = [np.random.randint(max(whole - crop, 0) + 1) for whole, crop in zip(size, self.crop_size)]
@@ -85,14 +85,14 @@ _WARPED = (np.uint8, np.uint16, np.int16, np.float64)  # types that OpenCV warps
 
 
 def _rotation(size, angle):
-    """Returns the matrix [3, 3] that turns an image of a size (height, width) about its center, as semseg has it."""
+    """Returns the matrix [3, 3] that turns an image of a size (height, width) about its center, like semseg."""
     return np.vstack([cv2.getRotationMatrix2D((size[1] / 2, size[0] / 2), angle, 1), [0, 0, 1]])
 
 
 def warp(
     array: np.ndarray, matrix: np.ndarray, size: tuple[int, int], is_label: bool, fill: float | Sequence[float] | None = None
 ) -> np.ndarray:
-    """Returns an array of a size (width, height) whose pixel p is at matrix @ p in another.
+    """Returns an array of a size (width, height) whose pixel p is taken from matrix @ p of another.
 
     What lies outside is `fill`, a number or one for each channel, or, for None, the other's nearest pixel.
     """
@@ -178,5 +178,5 @@ class PadShortSides:
 
 
 def holding(label: np.ndarray, value: int) -> np.ndarray:
-    """Returns a label, in a wider type where its own does not hold a value."""
+    """Returns a label, in a wider type if its own cannot hold a value."""
     return label.astype(np.promote_types(label.dtype, np.min_scalar_type(int(value))), copy=False)

@@ -1,4 +1,4 @@
-"""A list of transforms applied in less time.
+"""A faster Compose.
 
 Training images are scaled, rotated and cropped in one step, of which only the crop is computed; they stay bytes until they are
 normalized.
@@ -31,7 +31,7 @@ class _ScaledCrop:
 
 
 def _choose_factor(scaling):
-    """Returns a factor as ResizeStepScaling draws it."""
+    """Returns a random factor like ResizeStepScaling."""
     low, high, step = scaling.min_scale_factor, scaling.max_scale_factor, scaling.scale_step_size
     if low == high:
         return low
@@ -51,7 +51,7 @@ _MAKE_BYTES = (T.RandomDistort, T.RandomBlur, T.RandomAffine, T.ScalePadding)
 
 
 class Pipeline(T.Compose):
-    """paddleseg's Compose, in less time where training scales, rotates and crops, then flips and colors, then normalizes.
+    """paddleseg's Compose, faster for trainings that scale, rotate and crop, then flip and color, then normalize.
 
     Attributes:
         takes_bytes (bool): whether training images may be uint8.
@@ -87,7 +87,7 @@ class Pipeline(T.Compose):
 
 
 def _with_scaled_crops(transforms):
-    """Returns the transforms, each scaling, rotation (if any) and crop in a row replaced by one."""
+    """Returns the transforms, with each sequence of scaling, rotation (if any) and crop replaced by one transform."""
     result = []
     for transform in transforms:
         rotation = result.pop() if _ends(result, T.ResizeStepScaling, RandomRotate) else None

@@ -12,7 +12,7 @@ __all__ = ["DEPTHS", "STRIDES_AND_DILATIONS", "ResNet", "ResNet50_v1c", "ResNet1
 
 @paddle.no_grad()
 def output_stride(backbone: nn.Layer, index: int) -> int:
-    """Returns how many pixels of the image one position of feature map `index` stands for, found on a small input."""
+    """Returns the number of image pixels per position of feature map `index`, measured on a small input."""
     side, was_training = 64, backbone.training
     channels = next(parameter.shape[1] for parameter in backbone.parameters() if parameter.ndim == 4)
     backbone.eval()

@@ -1,4 +1,4 @@
-"""ResNet as semseg, mmsegmentation and torchvision have it."""
+"""ResNet like semseg's, mmsegmentation's and torchvision's."""
 
 from __future__ import annotations
 

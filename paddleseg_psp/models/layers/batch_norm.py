@@ -1,4 +1,4 @@
-"""Batch normalization that learns nothing more."""
+"""Frozen batch normalization."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from paddle.nn.layer.norm import _BatchNormBase
 
 
 def freeze_batch_norm(layer: nn.Layer) -> None:
-    """Makes every batch normalization in a layer use its running statistics, and keeps them and its parameters as they are.
+    """Freezes every batch normalization in a layer: it uses its running statistics, and nothing of it changes.
 
     For fine-tuning with batches too small for statistics of their own.
     """

@@ -7,7 +7,7 @@ from paddleseg.models.layers import AuxLayer
 
 
 def dropout_layer(rate: float, of_channels: bool) -> nn.Layer:
-    """Returns a dropout of single values, or of whole channels, as semseg and mmsegmentation have it."""
+    """Returns a dropout of single values, or of whole channels, like semseg and mmsegmentation."""
     return nn.Dropout2D(rate) if of_channels else nn.Dropout(rate)
 
 

@@ -119,7 +119,7 @@ class PyramidPooling(nn.Layer):
         return paddle.concat([x] + branches[::-1], axis=1)
 
     def plain_forward(self, x: Tensor) -> Tensor:
-        """Returns what `forward` returns, as the paper has it: pool, convolve, resize, concatenate, fuse."""
+        """Returns what `forward` returns, step by step as in the paper: pool, convolve, resize, concatenate, fuse."""
         return self.conv_bn_relu2(self.pyramid(x))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sizes and bilinear resizing that work alike in dynamic and static graphs."""
+"""Sizes and bilinear resizing for dynamic and static graphs."""
 
 from __future__ import annotations
 

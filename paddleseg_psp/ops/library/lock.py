@@ -15,7 +15,7 @@ _log = logging.getLogger("paddleseg_psp")
 
 @contextlib.contextmanager
 def only_builder(lock_file: Path) -> Iterator[bool]:
-    """Lets one process at a time in, and gives whether it does, which not every file system allows for.
+    """Lets one process at a time in; yields False if the file system has no locks.
 
     The kernel forgets a lock when its process ends, however it ends.
 

@@ -19,7 +19,7 @@ _lock = threading.Lock()
 
 
 def load_operator(required: bool = False) -> bool:
-    """Registers the native operator with Paddle, building it first where need be; later calls only repeat the answer.
+    """Registers the native operators with Paddle, compiling them first if necessary; later calls return the same answer.
 
     A process that runs an exported model must call it before it reads the model.
 

@@ -1,4 +1,4 @@
-"""Which libraries that were built here may be loaded: what is loaded runs as its user does (docs/security.md)."""
+"""Deciding which compiled libraries may be loaded: a library runs with all rights of its user (docs/security.md)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def note_checksum(library: Path) -> None:
 
 
 def is_trusted(library: Path) -> bool:
-    """Returns whether nobody else can have put a library there, and it is as it was built."""
+    """Returns whether a library can only come from this user or root, and has not changed since it was compiled."""
     files = {library, library.resolve()}  # a link, and what it leads to
     return not any(map(_reason, files)) and not any(reason_against(file.parent) for file in files) and _is_as_built(library)
 
 
 def reason_against(folder: Path) -> str | None:
-    """Returns why what is in a folder may be somebody else's: it, or one above it, is theirs or open to them; None if not.
+    """Returns why files in a folder may come from another user, who owns it or a parent folder, or may write there; else None.
 
     From a folder above it with the sticky bit, such as /tmp, others cannot remove it.
     """

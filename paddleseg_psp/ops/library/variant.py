@@ -1,4 +1,4 @@
-"""The library of psa_mask and psa_attention: how it is built here, and the file name that tells it from others.
+"""The compiled library of psa_mask and psa_attention: compiler flags, and a file name for each combination of versions.
 
 A library is built into the package ahead of its first use by `paddleseg-psp build-operator`. One that is not found there is
 built on first use into $PADDLESEG_PSP_CACHE (by default ~/.cache/paddleseg_psp). $CXX chooses the compiler; with a Paddle for
@@ -58,7 +58,7 @@ def build_library(folder: Path) -> Path:
 
 
 class Variant:
-    """A library for the CPU alone or for CUDA too: how it is built here, and the file name that tells it from others."""
+    """A library for the CPU only or for CUDA too: how it is compiled here, and its file name."""
 
     def __init__(self, cuda: bool) -> None:
         self.compiler = _compiler()
@@ -146,7 +146,7 @@ class Variant:
 
 
 def _close_to_others(folder):
-    """Lets nobody else write a folder for libraries.
+    """Removes other users' write access from a folder for libraries.
 
     Raises:
         RuntimeError: it cannot be had, for it or a folder above it is another user's.

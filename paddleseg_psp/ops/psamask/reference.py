@@ -1,4 +1,4 @@
-"""PSANet's operators from plain Paddle ones: the native operators' yardstick, their stand-in, and what ONNX export uses."""
+"""PSANet's operators from plain Paddle operators: the reference for tests, the replacement without a compiler, and for ONNX."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from paddle import Tensor
 
 
 def psa_mask(x: Tensor, psa_type: str, mask_size: Sequence[int]) -> Tensor:
-    """Does what `paddleseg_psp.ops.psa_mask` does, with the same shapes, by concatenating zeros, reshaping and slicing alone.
+    """Does what `paddleseg_psp.ops.psa_mask` does, with the same shapes, only by concatenating zeros, reshaping and slicing.
 
     It copies bit for bit and differentiates, in dynamic and in static graphs, with any of N, H and W unknown; paddle2onnx
     exports it, with unknown sizes too. (`paddle.nn.functional.pad` in place of the zeros would be exported to wrong numbers.)

@@ -48,7 +48,7 @@ def predict(
         transforms: what images go through, as in evaluation.
         image_list: paths.
         image_dir: predictions keep the images' paths relative to it; None takes the folder that all share.
-        views: how the network looks at an image; by default at the whole image, once.
+        views: how the network sees an image; by default the whole image, once.
         palette: a (red, green, blue) color for each class; None takes PaddleSeg's colors.
         class_names: a name for each class, or None.
         img_channels: channels of the images.
@@ -87,7 +87,7 @@ def predict(
 
 
 def _picture(name, path):
-    """Returns the name of an image's overlay, of the image's own format where pictures are written in it."""
+    """Returns the name of an image's overlay, in the image's own format if OpenCV can write it."""
     ending = os.path.splitext(path)[1]
     ending = ending if cv2.haveImageWriter(f"x{ending}") else ".png"
     return name if name.endswith(ending) else name + ending
