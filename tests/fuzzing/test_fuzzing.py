@@ -62,7 +62,7 @@ def test_the_fuzzer_finds_what_a_reader_should_not_do(tmp_path):
 
 
 PICKLES, TORCH = "paddleseg_psp/models/pickles.py", "paddleseg_psp/convert/torch_files.py"
-CONFIGURATIONS, BUNDLES = "paddleseg_psp/convert/mmsegmentation_config.py", "paddleseg_psp/deploy/description.py"
+CONFIGURATIONS, BUNDLES = "paddleseg_psp/convert/mmsegmentation_config.py", "paddleseg_psp/bundle/description.py"
 MENDS = {  # what a reader takes care of: (the formats, file, text, what it would be without that care)
     "names": ("pdparams", PICKLES, "else refuse(module, name)", "else getattr(__import__(module), name)"),
     "lengths": ("pdparams", PICKLES, "count > self._left", "False"),

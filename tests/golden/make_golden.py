@@ -141,7 +141,7 @@ def differences(arrays: dict, found: dict) -> dict[str, float]:
     for name, value in found.items():
         if name in arrays:
             own, theirs = value.detach().double().numpy(), arrays[name].astype(np.float64)
-            result[name] = float(np.linalg.norm(own - theirs) / max(np.linalg.norm(theirs), 1e-30))
+            result[name] = float(np.linalg.norm(own - theirs) / np.maximum(np.linalg.norm(theirs), 1e-30))
     return result
 
 

@@ -171,7 +171,10 @@ def fused_pyramid(
     whole: list[tuple] = []
     pooled: list[tuple] = []
     for bins, array, part in zip([None, *bin_sizes[::-1]], inputs, kernels):
-        (whole if bins is None else pooled).append((array, part))
+        if bins is None:
+            whole.append((array, part))
+        else:
+            pooled.append((array, part))
     if len(whole) > 1:
         whole = [tuple(paddle.concat(arrays, axis=1) for arrays in zip(*whole))]
     fused = F.conv2d(*whole[0], bias, padding=1)
