@@ -153,6 +153,12 @@ def describe() -> list[str]:
     return lines
 
 
+def has_bfloat16() -> bool:
+    """Returns whether this processor multiplies bfloat16 (AVX512_BF16 or AMX); others emulate it, slower than float32."""
+    flags = read_if_there("/proc/cpuinfo").partition("\nflags")[2].partition("\n")[0].split()
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
 def processors() -> int:
     """Returns how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

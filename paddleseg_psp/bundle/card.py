@@ -16,7 +16,14 @@ _OUTPUTS = {
 }
 
 
-def write_card(path: str, model: nn.Layer, description: dict, comparisons: Sequence[Comparison], metrics: dict | None) -> None:
+def write_card(
+    path: str,
+    model: nn.Layer,
+    description: dict,
+    comparisons: Sequence[Comparison],
+    metrics: dict | None,
+    proof: Sequence[str] = (),
+) -> None:
     """Writes what a bundle's user should know, as Markdown.
 
     Args:
@@ -25,6 +32,7 @@ def write_card(path: str, model: nn.Layer, description: dict, comparisons: Seque
         description: of deploy.yaml.
         comparisons: of `verify_bundle`.
         metrics: name and value, for each metric known.
+        proof: further lines, after the comparisons.
     """
     parameters = sum(int(value.size) for value in model.parameters())
     backbone = type(model.backbone).__name__ if hasattr(model, "backbone") else None
@@ -60,6 +68,7 @@ def write_card(path: str, model: nn.Layer, description: dict, comparisons: Seque
             lines.append(f"| {backend} | {inputs} | {sizes} | {agreement:.4%} | {error:.1e} |")
     else:
         lines.append("Not compared (exported with --no-verify).")
+    lines += [*proof]
     lines += class_table(description.get("class_names"), description.get("palette"))
     with open(path, "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")

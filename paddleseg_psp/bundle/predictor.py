@@ -26,7 +26,7 @@ from paddleseg_psp.bundle.timing import Stopwatch
 from paddleseg_psp.data import read_image
 from paddleseg_psp.data.transforms import PadShortSides, SwapRedAndBlue
 from paddleseg_psp.engine.views import NumpyArrays, Views, restored
-from paddleseg_psp.environment import processors
+from paddleseg_psp.environment import has_bfloat16, processors
 from paddleseg_psp.errors import UserError, suggestion
 from paddleseg_psp.files import sha256
 from paddleseg_psp.log import logger
@@ -34,7 +34,7 @@ from paddleseg_psp.ops import library
 from paddleseg_psp.sizes import width_height
 
 BACKENDS = ("paddle", "onnxruntime", "openvino")
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = {"fp32": BACKENDS, "bf16": ("paddle", "openvino"), "int8": ("onnxruntime",)}  # and the backends that have them
 _KEEP_SIZE = (T.Normalize, T.Padding, PadShortSides, SwapRedAndBlue)  # transforms after which classes need no resizing
 
 
@@ -47,6 +47,7 @@ def load_predictor(
     precision: str = "fp32",
     description: dict | None = None,
     trust_operators: bool = False,
+    emulate: bool = False,
 ) -> Predictor:
     """Returns a `Predictor` for a bundle.
 
@@ -56,17 +57,18 @@ def load_predictor(
         device: "cpu" or "gpu".
         threads: CPU threads; None takes all cores.
         onednn: let Paddle Inference use oneDNN's kernels on the CPU; faster, and the same results.
-        precision: "fp32", or with onnxruntime "int8" where deploy/quantize.py has added that.
+        precision: "fp32"; "bf16" on the CPU in paddle and openvino, which is faster on processors with AVX512_BF16 or AMX and
+            rounds products to 8 bits; or with onnxruntime "int8" where deploy/quantize.py has added that.
         description: in place of what deploy.yaml says.
         trust_operators: load the bundle's compiled operators, a program, where this machine cannot build its own.
+        emulate: take bf16 on a processor without it too, where it is slow or has no effect.
 
     Raises:
         UserError: an incomplete bundle, a backend that is not installed, or PSANet's operators that cannot be loaded.
     """
     if backend not in BACKENDS:
         raise UserError(f"there is no backend {backend!r}{suggestion(backend, BACKENDS)}")
-    if precision not in PRECISIONS or precision == "int8" and backend != "onnxruntime":
-        raise UserError(f"the backend {backend} has no precision {precision!r}: fp32 everywhere, int8 in onnxruntime")
+    _require_precision(precision, backend, device, emulate)
     path = os.path.join(bundle, "deploy.yaml") if os.path.isdir(bundle) else bundle
     description, folder = description or read_description(path), os.path.dirname(path)
     if backend == "paddle":
@@ -74,18 +76,36 @@ def load_predictor(
         require_plain_graph(graph)
         require_whole_parameters(parameters)
         _load_operators(graph, folder, description, trust_operators)
-        session: Session = PaddleSession(graph, parameters, device, threads or processors(), onednn)
+        session: Session = PaddleSession(graph, parameters, device, threads or processors(), onednn, precision == "bf16")
     else:
         key, advice = (
-            ("onnx", "export it with --onnx") if precision == "fp32" else ("onnx_int8", "run deploy/quantize.py first")
+            ("onnx_int8", "run deploy/quantize.py first") if precision == "int8" else ("onnx", "export it with --onnx")
         )
         if key not in description:
             raise UserError(f"{path}: the bundle has no {key} file for the backend {backend}; {advice}")
         model = bundle_file(folder, description, key)
         require_own_values(model)
-        kind = OnnxSession if backend == "onnxruntime" else OpenVinoSession
-        session = kind(model, device, threads or processors())
+        if backend == "onnxruntime":
+            session = OnnxSession(model, device, threads or processors())
+        else:
+            session = OpenVinoSession(model, device, threads or processors(), precision == "bf16")
     return Predictor(description, session)
+
+
+def _require_precision(precision, backend, device, emulate):
+    """Raises UserError for a precision that a backend lacks, or that this processor only emulates."""
+    if backend not in PRECISIONS.get(precision, ()):
+        raise UserError(
+            f"the backend {backend} has no precision {precision!r}: fp32 everywhere, bf16 in paddle and openvino, int8 in "
+            "onnxruntime"
+        )
+    if precision == "bf16" and device != "cpu":
+        raise UserError("bf16 is for the CPU: leave --device cpu, or take fp32")
+    if precision == "bf16" and not (emulate or has_bfloat16()):
+        raise UserError(
+            "this processor has no bfloat16 (AVX512_BF16 or AMX): bf16 would be emulated or ignored, and gain nothing; take "
+            "fp32, or --emulate to try"
+        )
 
 
 def has_operators(graph: str) -> bool:

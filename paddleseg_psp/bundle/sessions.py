@@ -25,12 +25,15 @@ class PaddleSession:
         device: "cpu" or "gpu".
         threads: on the CPU.
         onednn: use oneDNN's kernels on the CPU.
+        bfloat16: let oneDNN multiply in bfloat16.
 
     Raises:
-        UserError: it cannot load the files, or there is no GPU for it.
+        UserError: it cannot load the files, there is no GPU for it, or bfloat16 without oneDNN.
     """
 
-    def __init__(self, graph: str, parameters: str, device: str, threads: int, onednn: bool) -> None:
+    def __init__(self, graph: str, parameters: str, device: str, threads: int, onednn: bool, bfloat16: bool = False) -> None:
+        if bfloat16 and not onednn:
+            raise UserError("bf16 in Paddle Inference needs oneDNN: leave --enable_mkldnn True")
         if device == "gpu" and not (paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count()):
             raise UserError("device gpu: this Paddle has no GPU; choose cpu, or install paddlepaddle-gpu where one is")
         config = inference.Config(graph, parameters)
@@ -42,6 +45,8 @@ class PaddleSession:
             config.set_cpu_math_library_num_threads(threads)
             if onednn:
                 config.enable_mkldnn()
+                if bfloat16:
+                    config.enable_mkldnn_bfloat16()
                 for name in _BROKEN_PASSES:
                     config.delete_pass(name)
             else:
@@ -96,16 +101,17 @@ class OnnxSession:
 
 
 class OpenVinoSession:
-    """OpenVINO, on the CPU; it reads the ONNX file."""
+    """OpenVINO, on the CPU; it reads the ONNX file. Arguments as `PaddleSession`."""
 
-    def __init__(self, model: str, device: str, threads: int) -> None:
+    def __init__(self, model: str, device: str, threads: int, bfloat16: bool = False) -> None:
         try:
             import openvino
         except ImportError:
             raise UserError("the backend openvino is not installed: pip install openvino")
         if device != "cpu":
             raise UserError("the backend openvino runs on the CPU here; choose onnxruntime or paddle for a GPU")
-        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}  # bfloat16 otherwise, where there is
+        hint = "bf16" if bfloat16 else "f32"  # by itself it takes bfloat16 where the processor has it
+        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
         try:
             self._model = openvino.Core().compile_model(model, "CPU", settings)
         except Exception as error:

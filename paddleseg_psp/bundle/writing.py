@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import paddle
@@ -45,6 +45,7 @@ def export_bundle(
     metrics: dict | None = None,
     views: Views = WHOLE,
     max_value: float | None = None,
+    prove: Callable[[str], list[str]] | None = None,
 ) -> list[Comparison]:
     """Writes a network as a bundle, after checking that it computes what the network computes.
 
@@ -70,6 +71,8 @@ def export_bundle(
         metrics: name and value, for the model card.
         views: how the network sees an image.
         max_value: of a white pixel, see `read_image`.
+        prove: called with the folder of the bundle before its files appear; it may raise UserError, and returns lines for the
+            model card.
 
     Returns:
         The comparisons of `verify_bundle`.
@@ -107,7 +110,8 @@ def export_bundle(
         }
         _describe(work, description)
         comparisons = verify_bundle(work, exported, images) if verify else []
-        write_card(os.path.join(work, "MODEL_CARD.md"), model, description, comparisons, metrics)
+        proof = prove(work) if prove else []
+        write_card(os.path.join(work, "MODEL_CARD.md"), model, description, comparisons, metrics, proof)
         _publish(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -72,6 +72,15 @@ _ARGUMENTS: dict[str, dict] = {
         "default": True,
         "help": "compare the exported network with the original before it is written",
     },
+    "verify_precision": {
+        "choices": ["bf16"],
+        "help": "measure what bfloat16 changes on the validation set, for the model card",
+    },
+    "most_changed": {
+        "type": float,
+        "default": 0.01,
+        "help": "with --verify_precision: refuse the export if a larger share of the pixels changes its class",
+    },
     "output_op": {
         "default": "argmax",
         "choices": ["argmax", "softmax", "none"],

@@ -18,7 +18,7 @@ import numpy as np
 
 from paddleseg_psp.bundle import load_predictor
 from paddleseg_psp.bundle.description import read_description
-from paddleseg_psp.bundle.predictor import BACKENDS, Predictor
+from paddleseg_psp.bundle.predictor import BACKENDS, PRECISIONS, Predictor
 from paddleseg_psp.bundle.timing import product_rate
 from paddleseg_psp.commands import bundle_arguments
 from paddleseg_psp.commands.run import run
@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--backends", nargs="+", default=["paddle"], choices=BACKENDS)
     parser.add_argument("--threads", type=int, nargs="+", default=[processors()])
-    parser.add_argument("--precision", default="fp32", help="fp32, or int8 with onnxruntime")
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help=bundle_arguments.PRECISION_HELP)
+    parser.add_argument("--emulate", action="store_true", help=bundle_arguments.EMULATE_HELP)
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
     parser.add_argument("--rounds", type=int, default=3, help="number of measurements; the median counts")
     parser.add_argument("--save_dir", default="output/benchmark", help="folder for throughput.csv and throughput.png")
@@ -71,7 +72,13 @@ def benchmark(args: argparse.Namespace) -> None:
         if (backend, threads) not in predictors:
             predictors = {
                 (backend, threads): load_predictor(
-                    args.config, backend, args.device, threads, precision=args.precision, trust_operators=args.trust_operators
+                    args.config,
+                    backend,
+                    args.device,
+                    threads,
+                    precision=args.precision,
+                    trust_operators=args.trust_operators,
+                    emulate=args.emulate,
                 )
             }
         batch = random.randn(size, description["input_shape"][1], height, width).astype(np.float32)

@@ -7,6 +7,9 @@ import argparse
 from paddleseg_psp.bundle import load_predictor
 from paddleseg_psp.bundle.predictor import BACKENDS, PRECISIONS, Predictor
 
+PRECISION_HELP = "bf16: faster on CPUs with AVX512_BF16 or AMX, in paddle and openvino; int8: after deploy/quantize.py"
+EMULATE_HELP = "use bf16 even if the processor has to emulate it"
+
 
 def switch(text: str) -> bool:
     """Returns whether a flag's value is True or False, in any case."""
@@ -27,7 +30,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     result.add_argument(
         "--enable_mkldnn", type=switch, default=True, metavar="True|False", help="oneDNN on the CPU, with the backend paddle"
     )
-    result.add_argument("--precision", default="fp32", choices=PRECISIONS, help="int8 needs onnxruntime and deploy/quantize.py")
+    result.add_argument("--precision", default="fp32", choices=PRECISIONS, help=PRECISION_HELP)
+    result.add_argument("--emulate", action="store_true", help=EMULATE_HELP)
     trust(result)
     return result
 
@@ -44,5 +48,5 @@ def loaded(args: argparse.Namespace) -> Predictor:
     """Returns the predictor that the arguments mean."""
     return load_predictor(
         args.config, args.backend, args.device, args.cpu_threads, args.enable_mkldnn, args.precision,
-        trust_operators=args.trust_operators,
+        trust_operators=args.trust_operators, emulate=args.emulate,
     )  # fmt: skip

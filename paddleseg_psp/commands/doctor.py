@@ -19,7 +19,7 @@ import sys
 from paddleseg_psp.files import can_be_made, read_if_there
 from paddleseg_psp.log import tolerant_output
 
-INSTRUCTIONS = ("sse4_2", "avx2", "fma", "avx512f", "avx512_bf16", "neon", "asimd")
+INSTRUCTIONS = ("sse4_2", "avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "neon", "asimd")
 IMPORTED_AS = {
     "paddlepaddle": "paddle",
     "opencv-python": "cv2",
@@ -66,6 +66,8 @@ def check_packages(report: Report) -> None:
         [line for line in lines if line and not line.startswith("#")] or importlib.metadata.requires("paddleseg_psp") or []
     )
     for requirement in map(Requirement, requirements):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue  # of an extra, or of another system
         name = requirement.name
         version = _version(name) or (name == "paddlepaddle" and _version("paddlepaddle-gpu"))
         report.line(name, version or "not installed")

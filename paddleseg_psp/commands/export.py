@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paddleseg_psp.bundle import export_bundle
+from paddleseg_psp.bundle.precision import cost_table, precision_costs, require_cheap
 from paddleseg_psp.bundle.verify import summary
 from paddleseg_psp.commands import arguments
 from paddleseg_psp.commands.device import set_up
@@ -21,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments.parser(
         "Write a trained network as a static graph with deploy.yaml, verified against the network.",
         "model_path", "save_dir", "input_shape", "output_op", "onnx", "half_weights", "verify",
+        "verify_precision", "most_changed",
         save_dir="./output/inference_model", device="cpu",
     )  # fmt: skip
     run(_export, parser, argv)
@@ -50,6 +52,7 @@ def _export(args):
         metrics=metrics_of(args.model_path),
         views=views,
         max_value=config.max_value(),
+        prove=_bfloat16_proof(config, args.most_changed) if args.verify_precision else None,
     )
     for backend, inputs, sizes, agreement, error in summary(comparisons):
         logger.info(
@@ -59,6 +62,23 @@ def _export(args):
     if not args.verify:
         logger.warning("Not verified: whether the exported model computes what the network computes is unknown")
     logger.info(f"The exported model is in {args.save_dir}")
+
+
+def _bfloat16_proof(config, most_changed):
+    """Returns what measures bfloat16 on the validation set, refuses it above a share of changed pixels, and describes it."""
+    dataset = config.build_dataset("val_dataset")
+
+    def prove(folder):
+        costs = precision_costs(folder, dataset)
+        require_cheap(costs, most_changed)
+        for cost in costs:
+            logger.info(
+                f"In bfloat16 {cost.changed:.3%} of the pixels of {cost.images} images change their class in {cost.backend}, "
+                f"mIoU {cost.miou[0]:.4f} to {cost.miou[1]:.4f}"
+            )
+        return cost_table(costs)
+
+    return prove
 
 
 def _images(config):
