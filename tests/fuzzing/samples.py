@@ -417,7 +417,7 @@ _NESTED = (
 
 
 def _torch():
-    values, zeros = np.ones(4, "f4").tobytes(), bytes(30000000)
+    values, zeros = np.ones(4, "f4").tobytes(), bytes(130000000)
     tensor = _weights(_tensor_of(b"K\x04", b"K\x00", b"K\x04\x85", b"K\x01\x85"))
     whole = _archive(tensor, _0=values)
     directory, beyond = whole.index(b"PK\x01\x02"), struct.pack("<I", 0x7FFFFFF0)

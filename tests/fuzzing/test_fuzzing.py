@@ -71,8 +71,8 @@ MENDS = {  # what a reader takes care of: (the formats, file, text, what it woul
     "values together": ("pth", PICKLES, "parts < 0 or size < 0", "False"),
     "keys of equal hashes": ("pdparams", PICKLES, "abs(key) < _LARGEST_KEY", "True"),
     "views": ("pth", TORCH, "self._count and last >= most", "False"),
-    "compressed archives": ("pth", TORCH, "entry.compress_type != zipfile.ZIP_STORED or", "False and"),
-    "overlapping entries": ("pth", TORCH, "sum(entry.file_size for entry in entries) > size", "False"),
+    # together, as newer Pythons refuse overlapping entries themselves, and either check refuses most archives of the other
+    "compressed archives and overlapping entries": ("pth", TORCH, "_require_plain(archive, size)\n", "pass\n"),
     "storages": ("stream", TORCH, "left < 0", "False"),
     "many tensors": ("ckpt", "paddleseg_psp/convert/mindspore_files.py", '"tensors": 2**15', '"tensors": 2**30'),
     "headers": ("safetensors", "paddleseg_psp/models/weights.py", "_HEADER = 2**22", "_HEADER = 2**62"),
