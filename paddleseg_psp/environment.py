@@ -154,7 +154,7 @@ def describe() -> list[str]:
 
 
 def has_bfloat16() -> bool:
-    """Returns whether this processor multiplies bfloat16 (AVX512_BF16 or AMX); others emulate it, slower than float32."""
+    """Returns whether this processor multiplies bfloat16 (AVX512_BF16 or AMX); others emulate or ignore it."""
     flags = read_if_there("/proc/cpuinfo").partition("\nflags")[2].partition("\n")[0].split()
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 

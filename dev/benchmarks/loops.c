@@ -1,4 +1,4 @@
-/* What benchmarks/psa.py compares with: psa_mask as one would write it down, and the processor's arithmetic alone. */
+/* What dev/benchmarks/psa.py compares with: psa_mask as one would write it down, and the processor's arithmetic alone. */
 #include <string.h>
 
 /* One thread, one element after the other. */

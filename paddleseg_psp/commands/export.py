@@ -14,6 +14,7 @@ from paddleseg_psp.commands.run import run
 from paddleseg_psp.config import Config
 from paddleseg_psp.engine.checkpoint import metrics_of
 from paddleseg_psp.engine.views import Views
+from paddleseg_psp.environment import has_bfloat16
 from paddleseg_psp.errors import UserError
 from paddleseg_psp.log import logger
 
@@ -66,6 +67,8 @@ def _export(args):
 
 def _bfloat16_proof(config, most_changed):
     """Returns what measures bfloat16 on the validation set, refuses it above a share of changed pixels, and describes it."""
+    if not has_bfloat16():  # it would be emulated, or ignored: what it changes would not be what users see
+        raise UserError("--verify_precision bf16 needs a processor with bfloat16 (AVX512_BF16 or AMX); export on such a one")
     dataset = config.build_dataset("val_dataset")
 
     def prove(folder):

@@ -75,8 +75,9 @@ def test_refused(bundle, options, message):
         load_predictor(bundle, **{"precision": "bf16", "emulate": True, **options})
 
 
-def test_the_cost_on_a_data_set(tmp_path, write_config):
+def test_the_cost_on_a_data_set(tmp_path, write_config, monkeypatch):
     """Is what one counts by hand."""
+    monkeypatch.setattr("paddleseg_psp.bundle.predictor.has_bfloat16", lambda: True)
     config = Config(write_config())
     export_bundle(config.build_model(), str(tmp_path / "bundle"), NORMALIZE, onnx=True)
     dataset = config.build_dataset("val_dataset")
@@ -93,6 +94,8 @@ def test_the_cost_on_a_data_set(tmp_path, write_config):
 
 
 def test_export_proves_bfloat16(tmp_path, write_config, monkeypatch, capsys):
+    for module in ("bundle.predictor", "commands.export"):
+        monkeypatch.setattr(f"paddleseg_psp.{module}.has_bfloat16", lambda: True)
     config, weights = write_config(), str(tmp_path / "model.pdparams")
     paddle.save(Config(config).build_model().state_dict(), weights)
     command = ["--config", config, "--model_path", weights, "--verify_precision", "bf16", "--save_dir"]
@@ -100,9 +103,18 @@ def test_export_proves_bfloat16(tmp_path, write_config, monkeypatch, capsys):
     card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
     section = card.partition("## In bfloat16")[2]
     assert re.search(r"\| paddle \| 3 \| \d+\.\d{3}% \| 0\.\d{4} \| 0\.\d{4} \|", section), card
+    for limit in ("nan", "-1"):
+        with pytest.raises(SystemExit):
+            export([*command, str(tmp_path / "other"), "--most_changed", limit])
+        assert f"more than --most_changed {limit}" in capsys.readouterr().err
     costly = [PrecisionCost("paddle", 3, 0.5, (0.7, 0.6))]
     monkeypatch.setattr("paddleseg_psp.commands.export.precision_costs", lambda bundle, dataset: costly)
     with pytest.raises(SystemExit):
         export([*command, str(tmp_path / "other")])
     assert "50.000% of the pixels change their class in paddle" in capsys.readouterr().err
+    assert not os.path.exists(tmp_path / "other")
+    monkeypatch.setattr("paddleseg_psp.commands.export.has_bfloat16", lambda: False)
+    with pytest.raises(SystemExit):
+        export([*command, str(tmp_path / "other")])
+    assert "--verify_precision bf16 needs a processor with bfloat16" in capsys.readouterr().err
     assert not os.path.exists(tmp_path / "other")
